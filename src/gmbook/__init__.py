@@ -1,0 +1,1 @@
+"""gmbook: a textbook on deep generative models that a computer can check."""

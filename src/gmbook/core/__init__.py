@@ -1,0 +1,1 @@
+"""Mathematics that stands once. Imports torch only."""

@@ -1,0 +1,89 @@
+"""A network on a Gaussian path, read as any quantity; and the ideal denoiser of a law that is known."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gmbook.core.model import Model, check_event
+from gmbook.core.paths import Path, Quantity, check_time
+
+
+class Denoiser(Model):
+    """One network, one path, and what the network predicts; `predict` reads it as any quantity.
+
+    The network knows (x_t, t, y) and nothing else: net(xt (B, *S), t (B,), y (B,) or None) -> (B, *S).
+
+    Args:
+        net: the network.
+        path: the Gaussian path x_t = α_t x_0 + σ_t ε.
+        predicts: the quantity that the network's output stands for.
+        shape: the event shape S.
+    """
+
+    def __init__(self, net: nn.Module, path: Path, predicts: Quantity, shape: tuple[int, ...]):
+        super().__init__()
+        self.net, self.path, self.predicts, self.shape = net, path, predicts, tuple(shape)
+
+    def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """The network's output for x_t (B, *S), t () or (B,), y (B,) or None: (B, *S), the quantity `predicts`.
+
+        Raises:
+            TypeError, ValueError: x_t is not a floating batch of the event shape, or t lies outside [0, 1].
+        """
+        check_event(xt, self.shape)
+        check_time(t)
+        return self.net(xt, t.to(xt.dtype).expand(len(xt)), y)
+
+    def read(self, quantity: Quantity, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """Another reading of an output that is already computed: (B, *S). Samplers use it to call the network once."""
+        return self.path.convert(output, xt, t, self.predicts, quantity)
+
+    def predict(self, quantity: Quantity, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """The network's estimate of E[quantity | x_t], in any of the five quantities: (B, *S)."""
+        return self.read(quantity, self(xt, t, y), xt, t)
+
+    def prior(self, n: int) -> Tensor:
+        """n draws from N(0, σ(t_max)² I), where sampling starts: (n, *S)."""
+        t = torch.as_tensor(self.path.t_max, dtype=torch.float64, device=self.anchor.device)
+        return self.path.sigma(t).to(self.anchor.dtype) * self.noise(n)
+
+
+class Law(Protocol):
+    """A law that is known in closed form, together with all its Gaussian blurs."""
+
+    shape: tuple[int, ...]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), nats: (B, *S) -> (B,)."""
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇ log p(x): (B, *S) -> (B, *S)."""
+
+    def sample(self, n: int) -> Tensor:
+        """n draws: (n, *S)."""
+
+    def diffused(self, alpha: Tensor, sigma: Tensor) -> Law:
+        """The law of αx + σε, for scalars α and σ: (), ()."""
+
+    def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x | αx + σε = x_t], for α and σ () or (B,): (B, *S) -> (B, *S)."""
+
+
+class _PosteriorMean(nn.Module):
+    def __init__(self, law: Law, path: Path):
+        super().__init__()
+        self.law, self.path = law, path
+
+    def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.law.posterior_mean(xt, self.path.alpha(t), self.path.sigma(t))
+
+
+def ideal(law: Law, path: Path) -> Denoiser:
+    """The ideal denoiser of a known law: its network is E[x_0 | x_t] itself (def-ideal-denoiser).
+
+    Every sampler can be tested with it, with no training at all. Its event shape is the law's.
+    """
+    return Denoiser(_PosteriorMean(law, path), path, "x0", law.shape)

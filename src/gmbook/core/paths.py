@@ -1,0 +1,282 @@
+"""Gaussian paths x_t = α_t x_0 + σ_t ε, and the conversion between everything a network may predict.
+
+Time runs from data (t = 0) to noise (t = 1). α_t and σ_t are *standard deviations* of signal and noise: DDPM's ᾱ_t
+is α_t². A path writes α, σ and their rates; all else follows from these four.
+
+Times may be float64 whatever the data's dtype: coefficients are computed in t's dtype and cast when they meet x.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Quantity = Literal["x0", "eps", "v", "score", "velocity"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+
+
+def broadcast(t: Tensor, x: Tensor) -> Tensor:
+    """Append axes to t, () or (B,), and cast it, until it multiplies x, (B, *S)."""
+    return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def check_time(t: Tensor) -> None:
+    """Refuse times outside [0, 1].
+
+    Raises:
+        ValueError: some t lies outside [0, 1] or is NaN.
+    """
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(
+            f"t must lie in [0, 1] (0 is data, 1 is noise), got values from {t.min():g} to {t.max():g}; "
+            "divide a step index by the number of steps"
+        )
+
+
+class Path(nn.Module, ABC):
+    """A Gaussian path x_t = α_t x_0 + σ_t ε, with ε ~ N(0, I).
+
+    Attributes:
+        t_min, t_max: the interval on which samplers run. At the ends some readings are 0/0 (the score at σ = 0,
+            ε's x_0 at α = 0), so sampling starts at t_max, where x ~ N(0, σ(t_max)² I) to good accuracy, and ends
+            with the x_0 reading at t_min.
+    """
+
+    t_min: float = 1e-3
+    t_max: float = 1.0
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """α_t, the standard deviation of the signal's factor: () or (B,) -> same."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ_t, the standard deviation of the noise: () or (B,) -> same."""
+
+    @abstractmethod
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(dα/dt, dσ/dt), each like t."""
+
+    def noise_rate(self, t: Tensor) -> Tensor:
+        """g(t)² of the SDE dx = f x dt + g dw with these marginals: dσ²/dt − 2fσ², f = α'/α (def-path-sde)."""
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        d_alpha, d_sigma = self.rates(t)
+        return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(α_t²/σ_t²), like t."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def coefficients(self, quantity: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The (a, b) for which quantity = a x_0 + b ε, each like t.
+
+        "x0": (1, 0), "eps": (0, 1), "v" of progressive distillation: (−σ, α), "velocity" dx/dt: (α', σ'),
+        "score" of the conditional law: (0, −1/σ).
+        """
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        match quantity:
+            case "x0":
+                return one, zero
+            case "eps":
+                return zero, one
+            case "v":
+                return -self.sigma(t), self.alpha(t)
+            case "score":
+                return zero, -1 / self.sigma(t)
+            case "velocity":
+                return self.rates(t)
+        raise ValueError(f"unknown quantity {quantity!r}: one of {', '.join(QUANTITIES)}")
+
+    def interpolate(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t = α_t x_0 + σ_t ε: (B, *S)."""
+        return broadcast(self.alpha(t), x0) * x0 + broadcast(self.sigma(t), x0) * eps
+
+    def target(self, quantity: Quantity, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a network that predicts `quantity` is trained towards, given the x_0 and ε that made x_t: (B, *S)."""
+        a, b = self.coefficients(quantity, t)
+        return broadcast(a, x0) * x0 + broadcast(b, x0) * eps
+
+    def reading(self, source: Quantity, to: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The (p, q) for which `to` = p x_t + q `source`, each like t (path-conversion).
+
+        x_t = αx_0 + σε and source = ax_0 + bε are two equations for (x_0, ε); Cramer's rule solves them, and the
+        solution is read in the coefficients (a', b') of `to`.
+        """
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        a, b = self.coefficients(source, t)
+        a_to, b_to = self.coefficients(to, t)
+        determinant = alpha * b - sigma * a
+        return (a_to * b - b_to * a) / determinant, (alpha * b_to - sigma * a_to) / determinant
+
+    def convert(self, value: Tensor, xt: Tensor, t: Tensor, source: Quantity, to: Quantity) -> Tensor:
+        """Read the quantity `source`, whose value at (x_t, t) is given, as the quantity `to`: (B, *S).
+
+        Linear in `value`, hence right for conditional expectations too: E[ε | x_t] becomes E[x_0 | x_t], and so on.
+        """
+        if source == to:
+            return value
+        p, q = self.reading(source, to, t)
+        return broadcast(p, xt) * xt + broadcast(q, xt) * value
+
+    def times(self, steps: int, power: float = 1.0) -> Tensor:
+        """steps + 1 times from t_max down to t_min, (steps + 1,), float64, on the path's device.
+
+        t_i = t_min + (t_max − t_min) u_i^power with u from 1 to 0: power 1 is uniform, 2 quadratic (finer near data).
+        """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        return self.t_min + (self.t_max - self.t_min) * u**power
+
+
+class LinearPath(Path):
+    """α = 1 − t, σ = t: flow matching's optimal-transport path (σ_min = 0) and rectified flow's, in this book's time."""
+
+    t_max = 0.999  # g² = 2t/(1 − t) is infinite at 1
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
+
+
+class VariancePreservingPath(Path, ABC):
+    """α² + σ² = 1, written by B(t) = −log α² and its rate β(t) = B'(t): dx = −½β x dt + √β dw."""
+
+    @abstractmethod
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        """B(t) = ∫_0^t β, like t."""
+
+    @abstractmethod
+    def beta(self, t: Tensor) -> Tensor:
+        """β(t) = B'(t), like t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-self.integrated_beta(t) / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self.integrated_beta(t)))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma, beta = self.alpha(t), self.sigma(t), self.beta(t)
+        return -beta * alpha / 2, beta * alpha**2 / (2 * sigma)
+
+    def noise_rate(self, t: Tensor) -> Tensor:
+        return self.beta(t)
+
+
+class VPPath(VariancePreservingPath):
+    """Score SDE's VP: β(t) = β_min + t(β_max − β_min). arXiv:2011.13456, Eq. 32."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+
+class CosinePath(VariancePreservingPath):
+    """α_t = cos((t + s)/(1 + s) · π/2) / cos(s/(1 + s) · π/2). arXiv:2102.09672, Eq. 17, in continuous time.
+
+    β(t) has a pole at t = 1; the paper clips its β_t at 0.999, which is `TablePath` with that table.
+    """
+
+    t_max = 0.999
+
+    def __init__(self, s: float = 0.008):
+        super().__init__()
+        self.s = s
+
+    def _angle(self, t: Tensor | float) -> Tensor | float:
+        return (t + self.s) / (1 + self.s) * math.pi / 2
+
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        return 2 * (math.log(math.cos(self._angle(0.0))) - torch.cos(self._angle(t)).clamp(min=1e-12).log())
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.tan(self._angle(t)) * math.pi / (1 + self.s)
+
+
+class SubVPPath(Path):
+    """Score SDE's sub-VP: α as VP, σ = 1 − e^{−B}. arXiv:2011.13456, Eq. 29."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        self.vp = VPPath(beta_min, beta_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.vp.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.vp.integrated_beta(t))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        beta, alpha = self.vp.beta(t), self.alpha(t)
+        return -beta * alpha / 2, beta * alpha**2
+
+
+class VEPath(Path):
+    """α = 1, σ = σ_min (σ_max/σ_min)^t: NCSN's geometric levels in continuous time. arXiv:2011.13456, Eq. 30."""
+
+    t_min = 0.0  # σ(0) = σ_min > 0
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+        super().__init__()
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        self.sigma_min, self.log_ratio = sigma_min, math.log(sigma_max / sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(self.log_ratio * t)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), self.log_ratio * self.sigma(t)
+
+
+class TablePath(VariancePreservingPath):
+    """A table β_1..β_T: exact at t = i/T, where α² = ᾱ_i = ∏_{j≤i}(1 − β_j), and ᾱ_0 = 1.
+
+    Between the entries B = −log ᾱ is linear, which is the VP SDE with β(t) constant on every step.
+
+    Raises:
+        ValueError: some β lies outside (0, 1).
+    """
+
+    integrals: Tensor  # (T + 1,), B at i/T, float64
+
+    def __init__(self, betas: Tensor):
+        super().__init__()
+        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError("betas must be a vector (T,) with entries in (0, 1)")
+        integrals = torch.cat([torch.zeros(1, dtype=torch.float64), -torch.log1p(-betas.double()).cumsum(0)])
+        self.register_buffer("integrals", integrals)
+        self.t_min = 1 / len(betas)
+
+    @property
+    def steps(self) -> int:
+        """T, the number of entries of the table."""
+        return len(self.integrals) - 1
+
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        position = t.double() * self.steps
+        left = position.detach().floor().long().clamp(0, self.steps - 1)
+        return torch.lerp(self.integrals[left], self.integrals[left + 1], position - left).to(t.dtype)
+
+    def beta(self, t: Tensor) -> Tensor:
+        right = (t.detach().double() * self.steps - 1e-4).ceil().long().clamp(1, self.steps)  # t = i/T belongs to β_i
+        return ((self.integrals[right] - self.integrals[right - 1]) * self.steps).to(t.dtype)

@@ -1,0 +1,1 @@
+"""The laboratory: toy laws, data, training, metrics, plots. Knows no paper."""

@@ -1,0 +1,1 @@
+"""One file per paper, named like its chapter."""

@@ -1,0 +1,85 @@
+"""Paths, against autodiff, moment equations and direct constructions of every quantity."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from gmbook.core.paths import QUANTITIES, CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
+
+DDPM_BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(DDPM_BETAS)]
+path_cases = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+
+
+@path_cases
+def test_rates_are_the_derivatives(path):
+    t = torch.rand(64, dtype=torch.float64) * 0.96 + 0.02
+    t = (t * 1000).floor() / 1000 + 0.0004  # inside a cell of the table, where its rate is smooth
+    t.requires_grad_()
+    for function, rate in zip((path.alpha, path.sigma), path.rates(t.detach())):
+        (expected,) = torch.autograd.grad((function(t) + 0 * t).sum(), t)
+        torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-9)
+
+
+@path_cases
+@pytest.mark.equation("def-path-sde")
+def test_noise_rate_solves_the_moment_equations(path):
+    """dm/dt = f m and dσ²/dt = 2fσ² + g², by central differences of α and σ²."""
+    t, h = torch.tensor([0.1503, 0.4507, 0.8004], dtype=torch.float64), 1e-7
+    drift = (path.alpha(t + h).log() - path.alpha(t - h).log()) / (2 * h)
+    growth = (path.sigma(t + h) ** 2 - path.sigma(t - h) ** 2) / (2 * h)
+    torch.testing.assert_close(path.noise_rate(t), growth - 2 * drift * path.sigma(t) ** 2, rtol=1e-5, atol=1e-6)
+
+
+@path_cases
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 4, 4)], ids=str)
+@pytest.mark.equation("path-conversion")
+def test_all_conversions(path, shape):
+    x0, eps = torch.randn(2, 8, *shape, dtype=torch.float64)
+    t = torch.rand(8, dtype=torch.float64) * 0.9 + 0.05
+    xt = path.interpolate(x0, eps, t)
+    for source, to in itertools.product(QUANTITIES, repeat=2):
+        got = path.convert(path.target(source, x0, eps, t), xt, t, source, to)
+        torch.testing.assert_close(got, path.target(to, x0, eps, t), rtol=1e-6, atol=1e-6)
+
+
+@path_cases
+def test_scalar_and_batched_times_agree(path):
+    x0, eps = torch.randn(2, 5, 3)
+    t = torch.tensor(0.3)
+    torch.testing.assert_close(path.interpolate(x0, eps, t), path.interpolate(x0, eps, t.expand(5)))
+
+
+def test_table_is_exact_on_its_grid():
+    path = TablePath(DDPM_BETAS)
+    alpha_bar = torch.cumprod(1 - DDPM_BETAS, 0)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        t = (torch.arange(1, 1001, dtype=torch.float64) / 1000).to(dtype)
+        torch.testing.assert_close(path.alpha(t).double() ** 2, alpha_bar, rtol=tolerance, atol=0)
+    assert path.alpha(torch.tensor(0.0)) == 1 and path.sigma(torch.tensor(0.0)) == 0
+    assert math.isclose(path.alpha(torch.ones((), dtype=torch.float64)) ** 2, 4.035830e-5, rel_tol=1e-6)  # D1
+    torch.testing.assert_close(path.beta(torch.arange(1, 1001) / 1000).double(), -1000 * torch.log1p(-DDPM_BETAS),
+                               rtol=1e-6, atol=1e-6)
+
+
+def test_table_of_a_fine_vp_discretisation_is_the_vp_path():
+    """β_i = β(i/T)/T tends to the VP SDE; e^{−B(1)} = e^{−10.05}."""
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    steps = 100_000
+    grid = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    table = TablePath(VPPath().beta(grid) / steps)
+    torch.testing.assert_close(table.alpha(t), VPPath().alpha(t), rtol=1e-2, atol=1e-6)
+    assert math.isclose(VPPath().alpha(torch.ones((), dtype=torch.float64)) ** 2, math.exp(-10.05), rel_tol=1e-12)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="unknown quantity 'noise'"):
+        LinearPath().coefficients("noise", torch.tensor(0.5))
+    with pytest.raises(ValueError, match="betas"):
+        TablePath(torch.tensor([0.1, 1.5]))
+    with pytest.raises(ValueError, match="sigma_min"):
+        VEPath(2.0, 1.0)
+    with pytest.raises(ValueError, match="steps"):
+        LinearPath().times(0)
