@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gzip
 import os
 import shutil
 import stat
@@ -244,13 +245,13 @@ def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
         DataCorrupt: an unsafe entry, a member that is missing, or an archive that cannot be read.
     """
     try:
-        if zipfile.is_zipfile(archive):
+        if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as opened:
                 _copy_members(archive.name, _zip_files(opened), members, folder)
         else:
             with tarfile.open(archive) as opened_tar:
                 _copy_members(archive.name, _tar_files(opened_tar), members, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataCorrupt(f"{archive.name} cannot be unpacked ({error}): fetch it again") from error
 
 
@@ -274,7 +275,9 @@ def _copy_members(
     for name, plain, contents in files:
         path = PurePosixPath(name.replace("\\", "/"))
         if not plain or path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
-            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside")
+            raise DataCorrupt(
+                f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside"
+            )
         if contents is not None and str(path) in left:
             left.remove(str(path))
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
