@@ -17,9 +17,7 @@ def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     return -terms.expand_as(x).flatten(1).sum(1) / 2
 
 
-def kl_normal(
-    mean_q: Tensor, std_q: Tensor, mean_p: Tensor | float = 0.0, std_p: Tensor | float = 1.0
-) -> Tensor:
+def kl_normal(mean_q: Tensor, std_q: Tensor, mean_p: Tensor | float = 0.0, std_p: Tensor | float = 1.0) -> Tensor:
     """KL(N(m_q, diag s_q²) ‖ N(m_p, diag s_p²)) per coordinate, elementwise in nats, unsummed (gaussian-kl).
 
     ½[(s_q² + (m_q − m_p)²)/s_p² − 1 − log(s_q²/s_p²)]; sum it over the event axes.
@@ -148,9 +146,7 @@ class GaussianMixture(nn.Module):
         """The law of αx + σε, for scalars: again a mixture (mixture-diffused)."""
         alpha, sigma = (torch.as_tensor(c).to(self.means) for c in (alpha, sigma))
         means = (alpha * self.means).reshape(-1, *self.shape)
-        return GaussianMixture(
-            self.weights, means, alpha.square() * self.variances + sigma.square(), self.axes
-        )
+        return GaussianMixture(self.weights, means, alpha.square() * self.variances + sigma.square(), self.axes)
 
     def sample(self, n: int) -> Tensor:
         """n draws: (n, *S)."""

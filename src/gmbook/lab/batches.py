@@ -118,9 +118,7 @@ class Batches(Stream):
         if y is not None and len(y) != len(x):
             raise ValueError(f"x and y must have the same length, got {len(x)} and {len(y)}")
         if size * world > len(x):
-            raise ValueError(
-                f"a batch of {world} × {size} is larger than the set of {len(x)}: make it smaller"
-            )
+            raise ValueError(f"a batch of {world} × {size} is larger than the set of {len(x)}: make it smaller")
         self.x, self.y = x.to(device), None if y is None else y.to(device)
         self.augment, self.transform = augment, transform
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
@@ -175,9 +173,7 @@ class TextBatches(Stream):
     ):
         super().__init__(len(tokens), size=size, seed=seed, rank=rank, world=world)
         if tokens.ndim != 1 or not 1 <= length <= len(tokens):
-            raise ValueError(
-                f"need tokens (N,) with N >= length >= 1, got {tuple(tokens.shape)}, length {length}"
-            )
+            raise ValueError(f"need tokens (N,) with N >= length >= 1, got {tuple(tokens.shape)}, length {length}")
         if order not in ("random", "sequential"):
             raise ValueError(f'order must be "random" or "sequential", got {order!r}')
         self.tokens, self.length, self.order = tokens.to(device), length, order

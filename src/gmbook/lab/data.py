@@ -171,9 +171,7 @@ def text8(split: str = "train") -> TextSet:
         test=slice(n * 95 // 100, n),
     )
     if not raw.startswith(TEXT8_BEGINNING) or not 1_000 <= n <= TEXT8_LENGTH:
-        raise _corrupt(
-            path, "text8", f"it does not begin as text8 does, or its {n:,} bytes are too few or many"
-        )
+        raise _corrupt(path, "text8", f"it does not begin as text8 does, or its {n:,} bytes are too few or many")
     tokens = np.frombuffer(raw.translate(TO_TOKEN), dtype=np.uint8)
     if tokens.max() == NOT_A_SYMBOL:
         place = int(tokens.argmax())

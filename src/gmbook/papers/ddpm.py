@@ -135,7 +135,7 @@ class DDPM(Denoiser):
         mean_q, variance_q = self.posterior(x0, xt, i)
         mean_p, _ = self.reverse_mean(xt, i, y)
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
-        variance_p = torch.where(self.sigma_squared[i] > 0, self.sigma_squared[i], self.beta_tilde[2])
+        variance_p = torch.where(self.sigma_squared[i] > 0, self.sigma_squared[i], self.beta_tilde[min(2, self.steps)])
         std_p = broadcast(variance_p.sqrt(), xt)
         std_q = broadcast(variance_q.clamp(min=1e-20).sqrt(), xt)
         kl = kl_normal(mean_q, std_q, mean_p, std_p).flatten(1).sum(1)

@@ -135,9 +135,7 @@ def animate(
         if sum(map(len, frames)) <= budget:
             return Animation(frames, labels, description or drawn[0].description, interval)
     size = sum(map(len, frames))
-    raise ValueError(
-        f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames"
-    )
+    raise ValueError(f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames")
 
 
 def render(picture: Picture, dpi: int) -> Image.Image:
@@ -156,9 +154,7 @@ def quantised(images: Sequence[Image.Image], colours: int) -> list[bytes]:
         ValueError: the frames differ in size.
     """
     if len({image.size for image in images}) > 1:
-        raise ValueError(
-            "all figures of an animation must have one size: give them the same titles and limits"
-        )
+        raise ValueError("all figures of an animation must have one size: give them the same titles and limits")
     paper = Image.new("RGB", images[0].size, PAPER)
     boxes = [ImageChops.difference(image, paper).getbbox() or (0, 0, *image.size) for image in images]
     left, top, right, bottom = zip(*boxes)
