@@ -282,9 +282,9 @@ class InvertibleLinear(Bijection):
 class PLULinear(Bijection):
     """z = P L (U + diag s) x at every pixel, log|det| = h·w·Σ log|s_i| (glow-plu).
 
-    arXiv:1807.03039, Eqs. 10–11. P is a fixed permutation, L is lower triangular with ones on its diagonal, U strictly upper triangular;
-    the signs of s are fixed and log|s| is learned, so the map can never become singular. The determinant
-    costs O(C), not O(C³).
+    arXiv:1807.03039, Eqs. 10–11. P is a fixed permutation, L is lower triangular with ones on its diagonal, U
+    strictly upper triangular; the signs of s are fixed and log|s| is learned, so the map can never become
+    singular. The determinant costs O(C), not O(C³).
     """
 
     permutation: Tensor
@@ -484,8 +484,9 @@ def dequantise(k: Tensor, levels: int = 256) -> Tensor:
     """
     if k.is_floating_point():
         raise TypeError(f"dequantisation needs integers in 0..{levels - 1}, got {k.dtype}: pass the raw pixels")
-    if not bool(((k >= 0) & (k < levels)).all()):
-        raise ValueError(f"pixels must lie in 0..{levels - 1}, got values from {k.min()} to {k.max()}")
+    low, high = int(k.min()), int(k.max())  # in Python's integers: 256 overflows uint8
+    if low < 0 or high >= levels:
+        raise ValueError(f"pixels must lie in 0..{levels - 1}, got values from {low} to {high}")
     u = torch.rand(k.shape, device=k.device)
     return ((k + u) / levels).clamp(max=1 - torch.finfo(u.dtype).eps / 2)  # k + u may round up to k + 1
 
