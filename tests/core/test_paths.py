@@ -60,8 +60,12 @@ def test_table_is_exact_on_its_grid():
         torch.testing.assert_close(path.alpha(t).double() ** 2, alpha_bar, rtol=tolerance, atol=0)
     assert path.alpha(torch.tensor(0.0)) == 1 and path.sigma(torch.tensor(0.0)) == 0
     assert math.isclose(path.alpha(torch.ones((), dtype=torch.float64)) ** 2, 4.035830e-5, rel_tol=1e-6)  # D1
-    torch.testing.assert_close(path.beta(torch.arange(1, 1001) / 1000).double(), -1000 * torch.log1p(-DDPM_BETAS),
-                               rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        path.beta(torch.arange(1, 1001) / 1000).double(),
+        -1000 * torch.log1p(-DDPM_BETAS),
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 def test_table_of_a_fine_vp_discretisation_is_the_vp_path():

@@ -134,7 +134,8 @@ class Path(nn.Module, ABC):
 
 
 class LinearPath(Path):
-    """α = 1 − t, σ = t: flow matching's optimal-transport path (σ_min = 0) and rectified flow's, in this book's time."""
+    """α = 1 − t, σ = t: flow matching's optimal-transport path (σ_min = 0) and rectified flow's, in this book's
+    time."""
 
     t_max = 0.999  # g² = 2t/(1 − t) is infinite at 1
 
@@ -280,3 +281,7 @@ class TablePath(VariancePreservingPath):
     def beta(self, t: Tensor) -> Tensor:
         right = (t.detach().double() * self.steps - 1e-4).ceil().long().clamp(1, self.steps)  # t = i/T belongs to β_i
         return ((self.integrals[right] - self.integrals[right - 1]) * self.steps).to(t.dtype)
+
+    def times(self, steps: int, power: float = 1.0) -> Tensor:
+        """As `Path.times`, rounded to the table's grid i/T, where the network was trained."""
+        return (super().times(steps, power) * self.steps).round() / self.steps
