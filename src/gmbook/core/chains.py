@@ -84,15 +84,13 @@ class MarkovChain(nn.Module, ABC):
         return weights / weights.sum(-1, keepdim=True)
 
     def prior(self, keep: Tensor) -> Tensor:
-        """The law of x_t when the data tokens are uniform: (states,), the start of every reverse chain.
+        """The law of x_t when the data tokens are uniform, () or (B,) -> (..., states); reverse chains start there.
 
-        It is `stationary` when keep = 0. When a schedule ends at keep > 0, an absorbing chain's δ_mask would make
-        the bound's prior term infinite; this law makes it keep · log V a token.
+        It is `stationary` when keep = 0. When a schedule ends at keep > 0, an absorbing chain's δ_mask would make the
+        bound's prior term infinite; this law makes it keep · log V a token.
         """
-        uniform = torch.full(
-            (1, 1, self.vocab), 1 / self.vocab, dtype=torch.float64, device=self.stationary.device
-        )
-        return self.transition(uniform, keep)[0, 0]
+        uniform = torch.full((keep.numel(), 1, self.vocab), 1 / self.vocab, dtype=torch.float64, device=keep.device)
+        return self.transition(uniform, keep)[:, 0].reshape(*keep.shape, self.states)
 
 
 def _column(keep: Tensor | float, like: Tensor) -> Tensor:
@@ -210,9 +208,7 @@ class MatrixChain(MarkovChain):
 
     def level(self, keep: Tensor | float) -> Tensor:
         """i = (1 − keep) T, () or (B,) int64."""
-        position = (1 - torch.as_tensor(keep, dtype=torch.float64, device=self.stationary.device)) * len(
-            self.matrices
-        )
+        position = (1 - torch.as_tensor(keep, dtype=torch.float64, device=self.stationary.device)) * len(self.matrices)
         level = position.round()
         if bool(((position - level).abs() > 1e-2).any()):
             raise ValueError(

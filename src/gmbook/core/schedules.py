@@ -70,9 +70,7 @@ class LinearSchedule(Schedule):
     def __init__(self, end: float = 0.0):
         super().__init__()
         if not 0 <= end < 1:
-            raise ValueError(
-                f"end, the probability of having kept the token at t = 1, must lie in [0, 1), got {end}"
-            )
+            raise ValueError(f"end, the probability of having kept the token at t = 1, must lie in [0, 1), got {end}")
         self.end = end
 
     def keep(self, t: Tensor) -> Tensor:

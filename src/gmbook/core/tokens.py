@@ -25,23 +25,19 @@ def check_tokens(x: Tensor, shape: tuple[int, ...], states: int) -> None:
         ValueError: x has another event shape, or a token is out of range.
     """
     if x.dtype != torch.int64:
-        raise TypeError(
-            f"expected int64 tokens, got {x.dtype}: use x.long() on whole numbers, or quantise first"
-        )
+        raise TypeError(f"expected int64 tokens, got {x.dtype}: use x.long() on whole numbers, or quantise first")
     if x.shape[1:] != shape:
         raise ValueError(f"expected tokens of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if x.numel() and not (0 <= int(x.min()) and int(x.max()) < states):
-        raise ValueError(
-            f"tokens must lie in 0..{states - 1}, got values from {int(x.min())} to {int(x.max())}"
-        )
+        raise ValueError(f"tokens must lie in 0..{states - 1}, got values from {int(x.min())} to {int(x.max())}")
 
 
 class TokenModel(Model):
     """A network on a token chain that runs at a schedule's pace; what the network's output means is the paper's.
 
     Args:
-        net: net(tokens (B, L) in 0..states − 1, t (B,), y (B,) or None) -> (B, L, V), V = `chain.vocab`. The mask, where
-            the chain has one, is token V: the network reads it and never emits it.
+        net: net(tokens (B, L) in 0..states − 1, t (B,), y (B,) or None) -> (B, L, V), V = `chain.vocab`. The mask,
+            where the chain has one, is token V: the network reads it and never emits it.
         shape: (L,), the event shape.
         chain: the Markov chain.
         schedule: ᾱ(t).
@@ -106,7 +102,7 @@ class TokenModel(Model):
 
 
 def kl_categorical(q: Tensor, p: Tensor) -> Tensor:
-    """Σ_v q_v log(q_v/p_v) over the last axis: (..., V) -> (...), nats. Terms with q_v = 0 are 0, with no NaN gradient."""
+    """Σ_v q_v log(q_v/p_v) over the last axis: (..., V) -> (...), nats. Where q_v = 0, no NaN gradient."""
     tiny = torch.finfo(p.dtype).tiny
     return (torch.xlogy(q, q) - torch.xlogy(q, p.clamp(min=tiny))).sum(-1)
 
@@ -128,9 +124,7 @@ class Enumeration:
 
     def __init__(self, pmf: Tensor, chain: MarkovChain, schedule: Schedule):
         if set(pmf.shape) != {chain.vocab} or bool((pmf < 0).any()):
-            raise ValueError(
-                f"pmf must be non-negative, of shape ({chain.vocab},) * L, got {tuple(pmf.shape)}"
-            )
+            raise ValueError(f"pmf must be non-negative, of shape ({chain.vocab},) * L, got {tuple(pmf.shape)}")
         self.pmf = pmf.double() / pmf.double().sum()
         self.chain, self.schedule = chain, schedule
 
@@ -139,9 +133,13 @@ class Enumeration:
         flat = torch.multinomial(self.pmf.flatten(), n, replacement=True)
         return torch.stack(torch.unravel_index(flat, self.pmf.shape), -1)
 
+    def _keep(self, t: Tensor) -> Tensor:
+        """ᾱ(t), drawn in from 0 and 1 for the limits of 0/0: a mask at t = 0 (MDLM without time), a token at t = 1."""
+        return self.schedule.keep(t.double()).clamp(1e-9, 1 - 1e-9)
+
     def _others(self, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p(x_0^l, x_t^{−l}) and q(x_t^l | x_0^l), both (B, L, V)."""
-        likelihood = self.chain.arrival(xt, self.schedule.keep(t.double()))[..., : self.chain.vocab]
+        likelihood = self.chain.arrival(xt, self._keep(t))[..., : self.chain.vocab]
         length = self.pmf.ndim
         marginals = []
         for l in range(length):  # over the axes of the table
@@ -165,5 +163,5 @@ class Enumeration:
     def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """log p_t(x_t with x_t^l = v)/p_t(x_t), SEDD's concrete score (def-concrete-score): (B, L, V)."""
         others, likelihood = self._others(xt, t)
-        neighbours = self.chain.transition(others, self.schedule.keep(t.double()))[..., : self.chain.vocab]
+        neighbours = self.chain.transition(others, self._keep(t))[..., : self.chain.vocab]
         return (neighbours / (others * likelihood).sum(-1, keepdim=True)).log()

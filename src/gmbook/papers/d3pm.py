@@ -123,9 +123,7 @@ class D3PM(TokenModel):
             x = law.argmax(-1) if greedy and s == 0 else categorical(law)
             yield x
 
-    def sample(
-        self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False
-    ) -> Tensor:
+    def sample(self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False) -> Tensor:
         """n samples, (n, L): the end of `denoise`."""
         *_, x = self.denoise(n, y, steps, greedy)
         return x
@@ -143,9 +141,7 @@ def gaussian_matrices(betas: Tensor, vocab: int) -> Tensor:
     The paper's code writes linspace(0, 255, V) · 2/(V − 1) for 2n/(V − 1): equal at V = 256 only.
     """
     n = torch.arange(-(vocab - 1), vocab, dtype=torch.float64, device=betas.device)
-    weights = (-4 * n**2 / ((vocab - 1) ** 2 * betas.double()[:, None])).softmax(-1)[
-        :, vocab - 1 :
-    ]  # (T, V), n ≥ 0
+    weights = (-4 * n**2 / ((vocab - 1) ** 2 * betas.double()[:, None])).softmax(-1)[:, vocab - 1 :]  # (T, V), n ≥ 0
     tokens = torch.arange(vocab, device=betas.device)
     matrices = weights[:, (tokens[:, None] - tokens).abs()]
     matrices = matrices - torch.diag_embed(matrices.diagonal(dim1=-2, dim2=-1))
@@ -161,9 +157,10 @@ def gaussian_chain(vocab: int, betas: Tensor) -> MatrixChain:
 
 
 def nearest_neighbour_rates(embeddings: Tensor, neighbours: int) -> Tensor:
-    """The generator of a walk to near embeddings: (V, D) -> (V, V), rows sum to 0. Appendix A.2.4 (def-d3pm-neighbours).
+    """The generator of a walk to near embeddings, (V, D) -> (V, V). Appendix A.2.4 (def-d3pm-neighbours).
 
-    A = (G + Gᵀ)/(2k), G the k-nearest-neighbour graph; R = A off the diagonal. Symmetric, so e^{βR} is doubly stochastic.
+    A = (G + Gᵀ)/(2k), G the k-nearest-neighbour graph; R = A off the diagonal, and its rows sum to 0.
+    R is symmetric, so e^{βR} is doubly stochastic.
 
     Raises:
         ValueError: neighbours is not in 1..V − 1.

@@ -10,7 +10,6 @@ sequences y that differ from x_t in one token; networks emit their logarithms.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -39,7 +38,7 @@ class SEDD(TokenModel):
         shape: (L,).
         chain: `Chain.uniform(V)` or `Chain.absorbing(V)`.
         schedule: ᾱ(t), with ᾱ(1) > 0, as ratios are undefined without a trace of the data. The default is the
-            paper's log-linear noise; for the uniform chain it takes `GeometricSchedule()`.
+            paper's log-linear noise for the absorbing chain; for the uniform one it uses `GeometricSchedule()`.
         scaled: add to the output the log-score of uniform data, so that the network starts at a good scale: the
             paper's `scale_by_sigma` for the absorbing chain, −log(e^σ̄ − 1) − log V, and 0 for the uniform one.
 
@@ -69,14 +68,18 @@ class SEDD(TokenModel):
         """
         output = self(xt, t, y).double()
         if self.scaled:
-            keep = self.schedule.keep(t.double()).reshape(-1, 1, 1)
-            law = keep / self.chain.vocab + self.schedule.moved(t.double()).reshape(-1, 1, 1) * self.chain.stationary
-            law = torch.cat([law[..., : self.chain.vocab], law[..., self.chain.vocab :] - keep / self.chain.vocab], -1)
-            here = law.expand(*xt.shape, -1).gather(-1, xt[..., None])
-            output = output + (law[..., : self.chain.vocab] / here).log()
-        present = self.chain.law(xt).bool()
+            law = self.chain.prior(self.schedule.keep(t.double())).reshape(-1, 1, self.chain.states)
+            law = law.expand(*xt.shape, -1)
+            output = output + (law / law.gather(-1, xt[..., None])).log()[..., : self.chain.vocab]
         padding = output.new_zeros(*xt.shape, self.chain.states - self.chain.vocab)
-        return torch.cat([output, padding], -1).masked_fill(present, 0.0)
+        return torch.cat([output, padding], -1).masked_fill(self._present(xt), 0.0)
+
+    def _present(self, xt: Tensor) -> Tensor:
+        return self.chain.law(xt).bool()
+
+    def _rates(self, xt: Tensor) -> Tensor:
+        """Q(x_t, y) at unit noise rate, for y ≠ x_t, and 0 for y = x_t: (B, L, states)."""
+        return self.chain.arrival_rates(xt).masked_fill(self._present(xt), 0.0)
 
     def integrand(self, x: Tensor, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Σ_{y≠x_t} Q_t(x_t, y)(s_y − r_y log s_y + K(r_y)), r_y = q(y | x_0)/q(x_t | x_0): (B,), nats.
@@ -87,9 +90,7 @@ class SEDD(TokenModel):
         keep = self.schedule.keep(t)
         law = self.chain.transition(x, keep)
         ratio = law / law.gather(-1, xt[..., None])
-        weight = self.chain.arrival_rates(xt).clamp(min=0)  # 0 at y = x_t, unless the chain cannot leave it
-        weight = weight.masked_fill(self.chain.law(xt).bool(), 0.0)
-        entropy = (weight * score_entropy(self.log_score(xt, t, y), ratio)).sum((-2, -1))
+        entropy = (self._rates(xt) * score_entropy(self.log_score(xt, t, y), ratio)).sum((-2, -1))
         return self.schedule.noise_rate(t) * entropy
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -123,11 +124,9 @@ class SEDD(TokenModel):
         The step is the difference of σ̄, which is σ(t)Δt to first order and stays finite at the ends.
         """
         step = (keep_s / self.schedule.keep(t)).log()
-        rates = self.log_score(xt, t, y).exp() * self.chain.stationary[xt][..., None]
-        present = self.chain.law(xt).bool()
-        jumps = step * rates.masked_fill(present, 0.0)
+        jumps = step * self.log_score(xt, t, y).exp() * self._rates(xt)
         stay = (1 - jumps.sum(-1, keepdim=True)).clamp(min=0)
-        law = torch.where(present, stay, jumps)
+        law = torch.where(self._present(xt), stay, jumps)
         return law / law.sum(-1, keepdim=True)
 
     def tweedie(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
