@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from gmbook.core.denoiser import Law
@@ -45,29 +46,27 @@ def smoothed(y: NDArray[Any], window: int) -> NDArray[Any]:
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions in [0, 1] apart, in their order, until neighbours are `gap` apart; as little as a sweep
-    up and a sweep down can, and inside [0, 1] where there is room."""
+    """The nearest positions (least squares) in the same order, `gap` apart, inside [0, 1] where there is
+    room.
+
+    Less the gaps, i·gap, the i-th smallest position must be monotone in i: that is isotonic regression.
+    """
     order = np.argsort(positions, kind="stable")
-    moved = np.asarray(positions, dtype=float)[order]
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + gap)
-    if len(moved):
-        moved[-1] = min(moved[-1], 1.0)
-    for i in range(len(moved) - 2, -1, -1):
-        moved[i] = min(moved[i], moved[i + 1] - gap)
-    result = np.empty_like(moved)
-    result[order] = moved
+    shifts = gap * np.arange(len(order))
+    fitted = isotonic_regression(np.asarray(positions, dtype=float)[order] - shifts).x
+    result = np.empty(len(order))
+    result[order] = np.clip(fitted, 0, max(1 - shifts[-1], 0)) + shifts
     return result.tolist()
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Write (name, height in data units, colour) to the right of the axes without overlaps, instead of a legend."""
+    """Write (name, height in data units, colour) to the right of the axes without overlaps: no legend."""
     ends = [end for end in ends if end[0]]
     if not ends:
         return
     at = ax.transData.transform([(ax.get_xlim()[1], height) for _, height, _ in ends])
     fractions = np.clip(ax.transAxes.inverted().transform(at)[:, 1], 0, 1)
-    inches = 0.78 * ax.figure.get_figheight() / ax.get_gridspec().nrows  # of the axes, once labels have their room
+    inches = 0.78 * ax.figure.get_figheight() / ax.get_gridspec().nrows  # of the axes
     for (name, _, colour), height in zip(ends, spread(fractions.tolist(), 0.17 / inches)):
         colour = colour if luminance(colour) < 0.3 else INK
         ax.annotate(name, (1, height), (5, 0), "axes fraction", "offset points", color=colour, va="center")
@@ -184,10 +183,15 @@ def bars(
         colour = (colours or {}).get(name, default)
         if count > 50:
             edges = np.arange(count + 1) + first - 0.5
-            ax.stairs(array(heights), edges, fill=len(groups) == 1, color=colour, linewidth=1.3)
+            ax.stairs(array(heights), edges, fill=len(groups) == 1, color=colour, linewidth=1.3, label=name)
         else:
-            ax.bar(position + (i - (len(groups) - 1) / 2) * width, array(heights), width * 0.94, color=colour)
-        ends.append((name, float(heights[-1]), colour))
+            ax.bar(
+                position + (i - (len(groups) - 1) / 2) * width,
+                array(heights),
+                width * 0.94,
+                color=colour,
+                label=name,
+            )
     for name, value in (floors or {}).items():
         ax.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
         ends.append((name, value, GREY))
@@ -198,6 +202,10 @@ def bars(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if logy:
         ax.set_yscale("log")
+    if named(ax)[1]:
+        ax.legend(
+            *named(ax), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0
+        )
     label_ends(ax, ends)
     return ax.figure
 
@@ -241,7 +249,8 @@ def histogram(
         x = torch.linspace(low, high, 400)
         ax.plot(array(x), array(pdf(x)), color=DATA, linewidth=1.5, label="exact")
     ax.set(xlabel=xlabel, ylabel="density", title=title, xlim=(low, high), ylim=(0, None))
-    ax.legend(*named(ax), frameon=False) if named(ax)[1] else None
+    if named(ax)[1]:
+        ax.legend(*named(ax), frameon=False)
     return ax.figure
 
 
@@ -259,7 +268,7 @@ def paths_1d(
     titles: Sequence[str] | None = None,
     *,
     limits: tuple[float, float] = (-3.2, 3.2),
-    most: int = 40,
+    most: int = 25,
 ) -> Figure:
     """One-dimensional paths x_t against t, over the exact marginal density: ODE and SDE bundles side by side.
 
@@ -281,12 +290,16 @@ def paths_1d(
     times = torch.linspace(float(ts.min()), float(ts.max()), 121)
     for ax, bundle, title in zip(axes[0], paths, titles or [""] * len(paths)):
         if bundle.ndim != 2 or len(bundle) != len(ts):
-            raise ValueError(f"paths must be a list of bundles (T, B) with T = {len(ts)}, got {tuple(bundle.shape)}")
+            raise ValueError(
+                f"paths must be a list of bundles (T, B) with T = {len(ts)}, got {tuple(bundle.shape)}"
+            )
         if law_at is not None:
             x = torch.linspace(*limits, 201)[:, None]
             columns = torch.stack([law_at(t).log_prob(x) for t in times], 1)  # (201, 121)
             relative = array((columns - columns.amax(0)).exp())
-            ax.pcolormesh(array(times), array(x[:, 0]), relative, cmap=SHADE, shading="nearest", rasterized=True)
+            ax.pcolormesh(
+                array(times), array(x[:, 0]), relative, cmap=SHADE, shading="nearest", rasterized=True
+            )
         walk = array(bundle[:, :most])
         start, end = (0, -1) if ts[0] > ts[-1] else (-1, 0)  # the noisy end, the clean end
         ax.plot(array(ts), walk, color=MODEL, linewidth=0.7, alpha=0.75)
@@ -298,8 +311,12 @@ def paths_1d(
             markersize=5,
             clip_on=False,
         )
-        ax.plot(np.full(walk.shape[1], float(ts[end])), walk[end], ".", color=MODEL, markersize=5, clip_on=False)
-        ax.set(xlabel="t  (0 data, 1 noise)", title=title, ylim=limits, xlim=(times[0].item(), times[-1].item()))
+        ax.plot(
+            np.full(walk.shape[1], float(ts[end])), walk[end], ".", color=MODEL, markersize=5, clip_on=False
+        )
+        ax.set(
+            xlabel="t  (0 data, 1 noise)", title=title, ylim=limits, xlim=(times[0].item(), times[-1].item())
+        )
     axes[0, 0].set_ylabel("$x_t$")
     picture.description = listed(titles or [], "Paths against time over the exact marginal density")
     return picture
@@ -346,7 +363,9 @@ def heatmaps(
         if i >= len(values):
             ax.remove()
             continue
-        image = ax.imshow(values[i], DIFFERENCE if difference else DENSITY, vmin=low, vmax=high, origin=origin)
+        image = ax.imshow(
+            values[i], DIFFERENCE if difference else DENSITY, vmin=low, vmax=high, origin=origin
+        )
         ax.set(title=titles[i] if titles else "", xlabel=xlabel, ylabel=ylabel if i % columns == 0 else "")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

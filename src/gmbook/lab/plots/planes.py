@@ -110,6 +110,8 @@ def wrapped(count: int, width: float = 2.4) -> tuple[Picture, list[Axes], int]:
 def place(ax: Axes, index: int, columns: int, count: int, limits: Limits, title: str) -> None:
     """`frame` for panel `index` of a wrapped row."""
     frame(ax, limits, title, left=index % columns == 0, bottom=index + columns >= count)
+    if index // columns < (count - 1) // columns:
+        ax.set_xlabel("")  # the last row names the axis; a panel above a gap still shows its numbers
 
 
 @styled
@@ -123,22 +125,34 @@ def density(law: Law, *, limits: Limits = LIMITS, title: str = "", ax: Axes | No
 
 
 @styled
-def densities(laws: Sequence[Law], titles: Sequence[str] | None = None, *, limits: Limits = LIMITS) -> Figure:
-    """The densities of several laws side by side, on one scale. Alt: a row of heat maps, brighter where
-    likelier.
+def densities(
+    laws: Sequence[Law],
+    titles: Sequence[str] | None = None,
+    *,
+    shared: bool = True,
+    limits: Limits = LIMITS,
+) -> Figure:
+    """The densities of several laws side by side. Alt: heat maps in a row, brighter where likelier.
+
+    Args:
+        shared: one colour scale for all, so that heights compare; False scales each by its own maximum, so
+            that a flat law beside a peaked one still shows its shape.
 
     Raises:
         ValueError: as many titles as laws are needed.
     """
     same_length(laws=laws, titles=titles)
-    titles = titles or [""] * len(laws)
     values = [array(density_values(law, limits)) for law in laws]
+    peaks = [float(value.max()) for value in values]
+    values = values if shared else [value / peak for value, peak in zip(values, peaks)]
     picture, axes, columns = wrapped(len(laws))
-    for i, (ax, value, title) in enumerate(zip(axes, values, titles)):
-        image = heat(ax, value, limits, DENSITY, 0.0, max(v.max() for v in values))
-        place(ax, i, columns, len(laws), limits, title)
-    picture.colorbar(image, ax=axes, label="p(x)", aspect=30).outline.set_visible(False)
-    picture.description = listed(titles, "Densities in the plane, on one colour scale")
+    for i, (ax, value) in enumerate(zip(axes, values)):
+        image = heat(ax, value, limits, DENSITY, 0.0, max(peaks) if shared else 1.0)
+        place(ax, i, columns, len(laws), limits, titles[i] if titles else "")
+    bar = picture.colorbar(image, ax=axes, label="p(x)" if shared else "p(x) / max p", aspect=30)
+    bar.outline.set_visible(False)
+    scale = "on one colour scale" if shared else "each on its own colour scale"
+    picture.description = listed(titles or [], f"Densities in the plane, {scale}")
     return picture
 
 

@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 # One colour per meaning (Okabe and Ito's palette, safe for colour-blind readers).
@@ -101,9 +102,8 @@ class Picture(Figure):
                 metadata={"Software": None},
                 bbox_inches="tight" if self.crop else None,
                 pad_inches=0.06,
-                pil_kwargs={"optimize": True},
             )
-        return stream.getvalue()
+        return compressed(Image.open(stream).convert("RGB"), 256 if self.crop else None)
 
     def _ipython_display_(self) -> None:
         """Show the PNG at its size in CSS pixels, whichever backend is active (a formatter that the inline
@@ -114,6 +114,15 @@ class Picture(Figure):
         width, height = (side // 2 for side in png_size(png))
         size = {"width": width, "height": height}
         display({"image/png": png, "text/plain": self.description}, metadata={"image/png": size}, raw=True)
+
+
+def compressed(image: Image.Image, colours: int | None) -> bytes:
+    """PNG with a palette of so many colours, a third of the bytes and no visible loss; None keeps every
+    colour."""
+    stream = io.BytesIO()
+    image = image.quantize(colours, dither=Image.Dither.NONE) if colours else image
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def png_size(png: bytes) -> tuple[int, int]:
