@@ -17,9 +17,7 @@ def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     return -terms.expand_as(x).flatten(1).sum(1) / 2
 
 
-def kl_normal(
-    mean_q: Tensor, std_q: Tensor, mean_p: Tensor | float = 0.0, std_p: Tensor | float = 1.0
-) -> Tensor:
+def kl_normal(mean_q: Tensor, std_q: Tensor, mean_p: Tensor | float = 0.0, std_p: Tensor | float = 1.0) -> Tensor:
     """KL(N(m_q, diag s_q²) ‖ N(m_p, diag s_p²)) per coordinate, elementwise in nats, unsummed (gaussian-kl).
 
     ½[(s_q² + (m_q − m_p)²)/s_p² − 1 − log(s_q²/s_p²)]; sum it over the event axes.
@@ -113,8 +111,8 @@ class GaussianMixture(nn.Module):
         """
         check_event(xt, self.shape)
         alpha, sigma = (torch.as_tensor(c).to(xt).reshape(-1, 1, 1) for c in (alpha, sigma))
-        residual = self._rotate(xt.flatten(1)[..., None] - alpha * self.means.to(xt).T)
-        variance = alpha.square() * self.variances.to(xt).T + sigma.square()
+        residual = self._rotate(xt.flatten(1)[..., None] - alpha * self.means.to(xt).T.contiguous())
+        variance = alpha.square() * self.variances.to(xt).T.contiguous() + sigma.square()
         log_det = variance.log().sum(1) * (residual.shape[1] // variance.shape[1])
         distance = (residual.square() / variance).sum(1)
         constant = self.weights.to(xt).log() - residual.shape[1] * math.log(2 * math.pi) / 2
@@ -140,17 +138,15 @@ class GaussianMixture(nn.Module):
         Σ_k p(k | x_t) [m_k + αC_k(α²C_k + σ²I)⁻¹(x_t − αm_k)]: no division by α or σ, so exact at both ends.
         """
         residual, variance, log_joint = self._components(xt, alpha, sigma)
-        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt).T / variance
-        means = self.means.to(xt).T + self._rotate(gain * residual, inverse=True)
+        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt).T.contiguous() / variance
+        means = self.means.to(xt).T.contiguous() + self._rotate(gain * residual, inverse=True)
         return torch.einsum("bk,bdk->bd", log_joint.softmax(1), means).reshape(xt.shape)
 
     def diffused(self, alpha: Tensor, sigma: Tensor) -> GaussianMixture:
         """The law of αx + σε, for scalars: again a mixture (mixture-diffused)."""
         alpha, sigma = (torch.as_tensor(c).to(self.means) for c in (alpha, sigma))
         means = (alpha * self.means).reshape(-1, *self.shape)
-        return GaussianMixture(
-            self.weights, means, alpha.square() * self.variances + sigma.square(), self.axes
-        )
+        return GaussianMixture(self.weights, means, alpha.square() * self.variances + sigma.square(), self.axes)
 
     def sample(self, n: int) -> Tensor:
         """n draws: (n, *S)."""

@@ -18,7 +18,7 @@ from gmbook.core.model import check_event
 
 
 def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:
-    """The centres of a cells × cells partition of the square [low, high]², (cells, cells, 2), float64, and a cell's area.
+    """The centres of a cells × cells partition of [low, high]², (cells, cells, 2), float64, and a cell's area.
 
     Entry [i, j] is (x_i, y_j): the first index is the first coordinate.
     """
@@ -235,9 +235,7 @@ class Board(nn.Module):
         # ε = (x_t − αx)/σ runs from `near` down to near − width as x runs through the interval
         near, width = (xt[..., None] - alpha * edges[:-1]) / sigma, alpha * edges.diff() / sigma
         log_density, fraction = truncated_normal(-near, width.expand_as(near))  # of −ε, upwards
-        joint = (log_density[:, 0, :, None] + log_density[:, 1, None, :] + self.weights.to(xt).log()).flatten(
-            1
-        )
+        joint = (log_density[:, 0, :, None] + log_density[:, 1, None, :] + self.weights.to(xt).log()).flatten(1)
         share = joint.softmax(1).reshape(-1, *self.weights.shape)  # (B, M, M)
         log_prob = joint.logsumexp(1) - 2 * sigma.log().flatten()
         return log_prob, torch.stack((share.sum(2), share.sum(1)), 1), near - width * fraction, fraction
@@ -270,9 +268,7 @@ class BlurredBoard(nn.Module):
 
     def diffused(self, alpha: Tensor, sigma: Tensor) -> BlurredBoard:
         """The law of αy + σε': again a blurred board."""
-        return BlurredBoard(
-            self.board, alpha * self.alpha, (alpha * self.sigma).hypot(torch.as_tensor(sigma))
-        )
+        return BlurredBoard(self.board, alpha * self.alpha, (alpha * self.sigma).hypot(torch.as_tensor(sigma)))
 
     def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[y | αy + σε' = x_t], for α and σ () or (B,): (B, 2) -> (B, 2).
