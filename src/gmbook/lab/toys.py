@@ -18,8 +18,7 @@ from gmbook.core.model import check_event
 
 
 def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:
-    """The centres of a cells × cells partition of the square [low, high]², (cells, cells, 2), float64, and a cell's
-    area.
+    """The centres of a cells × cells partition of [low, high]², (cells, cells, 2), float64, and a cell's area.
 
     Entry [i, j] is (x_i, y_j): the first index is the first coordinate.
     """
