@@ -135,7 +135,7 @@ class Enumeration:
 
     def _keep(self, t: Tensor) -> Tensor:
         """ᾱ(t), drawn in from 0 and 1 for the limits of 0/0: a mask at t = 0 (MDLM without time), a token at t = 1."""
-        return self.schedule.keep(t.double()).clamp(1e-9, 1 - 1e-9)
+        return self.schedule.keep(t.double()).clamp(1e-60, 1 - 1e-14)
 
     def _others(self, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p(x_0^l, x_t^{−l}) and q(x_t^l | x_0^l), both (B, L, V)."""
