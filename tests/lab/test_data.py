@@ -14,9 +14,7 @@ from gmbook.lab.download import DataCorrupt, DataMissing
 
 def moments(x):
     """Mean and standard deviation per channel of uint8 images, in units of 255."""
-    counts = torch.stack(
-        [channel.flatten().bincount(minlength=256) for channel in x.transpose(0, 1)]
-    ).double()
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in x.transpose(0, 1)]).double()
     counts, values = counts / counts.sum(1, keepdim=True), torch.arange(256) / 255
     mean = counts @ values.double()
     return mean, (counts @ values.double() ** 2 - mean**2).sqrt()
@@ -162,9 +160,7 @@ def test_a_prefix_of_text8_is_split_by_fraction_and_says_so(nowhere):
     assert "".join(data.decode(part.tokens) for part in parts) == text.decode()
     assert len(parts[0]) == len(text) * 9 // 10 and all(part.is_prefix for part in parts)
     chunks = parts[0].chunks(100)
-    assert chunks.dtype == torch.int64 and torch.equal(
-        chunks.flatten(), parts[0].tokens[: chunks.numel()].long()
-    )
+    assert chunks.dtype == torch.int64 and torch.equal(chunks.flatten(), parts[0].tokens[: chunks.numel()].long())
 
 
 @pytest.mark.parametrize(
@@ -187,13 +183,9 @@ def test_a_damaged_text8_is_named(nowhere, raw):
 # ---------------------------------------------------------------------------------------- absence
 
 
-@pytest.mark.parametrize(
-    "name, load", [("mnist", data.mnist), ("cifar10", data.cifar10), ("text8", data.text8)]
-)
+@pytest.mark.parametrize("name, load", [("mnist", data.mnist), ("cifar10", data.cifar10), ("text8", data.text8)])
 def test_absent_data_gives_one_line_that_says_what_to_do(nowhere, name, load):
-    with pytest.raises(
-        DataMissing, match=f"is not on this machine: run `gmbook data {name}`.*GMBOOK_DATA"
-    ) as caught:
+    with pytest.raises(DataMissing, match=f"is not on this machine: run `gmbook data {name}`.*GMBOOK_DATA") as caught:
         load("train")
     assert "\n" not in str(caught.value)
 

@@ -20,9 +20,7 @@ def test_sliced_w2_of_shifted_and_scaled_gaussians():
     """Shift by a: ‖a‖/√d exactly on average over directions. Scale by s: |s − 1|."""
     torch.manual_seed(0)
     x = normal(2000, 0.0)
-    assert metrics.sliced_w2(x, x + torch.tensor([3.0, 4.0]), 4000).item() == pytest.approx(
-        5 / math.sqrt(2), rel=0.01
-    )
+    assert metrics.sliced_w2(x, x + torch.tensor([3.0, 4.0]), 4000).item() == pytest.approx(5 / math.sqrt(2), rel=0.01)
     assert metrics.sliced_w2(x, 2.5 * x).item() == pytest.approx(1.5, rel=0.05)
     assert metrics.sliced_w2(x, x[torch.randperm(2000)]) == 0
 

@@ -48,7 +48,8 @@ class Model(nn.Module):
     def anchor(self) -> Tensor:
         """A tensor of the model: new tensors made from it share its device and dtype.
 
-        Without weights (an ideal model) it is an empty one of the default dtype: tables are kept in float64, data are not.
+        Without weights (an ideal model) it is an empty one of the default dtype: tables are kept in float64, data
+        are not.
         """
         for parameter in self.parameters():
             return parameter

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ class Experiment:
         options: further options of `lab.training.fit`: lr, warmup, decay, clip, bf16, weight_decay.
         ema: the decay of the averaged weights, which are the ones that are sampled from; None for no average.
         reference: the paper's own setting, in a sentence.
-        sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged.
+        sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
+        samples.
         evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
         compile: compile the network before training (for GPUs).
     """
@@ -52,7 +54,7 @@ class Experiment:
     steps: int
     size: int
     reference: str
-    sample: Callable[[Model, Tensor], Tensor]
+    sample: Callable[[Model, Tensor], Tensor] | None
     evaluate: Callable[[Model, int], dict[str, Any]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     ema: float | None = None
@@ -170,9 +172,25 @@ def provenance(experiment: Experiment, seed: int, steps: int, seconds: float) ->
         "batch": experiment.size,
         "reference": experiment.reference,
         "seconds": round(seconds, 1),
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **packages},
         "hardware": hardware,
     }
+
+
+def commit() -> str:
+    """The commit of the code that runs, marked `-dirty` if it has changes that are not committed."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
 
 
 def load(experiment: Experiment, folder: Path) -> Model:
