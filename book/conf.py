@@ -29,7 +29,7 @@ nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_ipywidgets_js = {}  # no widgets, hence no script from a network
 
-# MathJax 3 from the package that carries it (tools/site.py lays it out): mathematics renders without a network,
+# MathJax 3 from the package that carries it (tools/site.py lays it out): mathematics renders without a network, and
 # from file:// too.
 mathjax_path = "mathjax/tex-chtml-full.js"
 mathjax3_config = {
