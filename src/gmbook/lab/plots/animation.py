@@ -15,7 +15,7 @@ from gmbook.lab.plots.style import PAPER, RC, Picture, compressed
 
 DETAIL = 130  # dots per inch at which frames are drawn, once
 # Dots per inch and colours, best first.
-TIERS = ((130, 64), (130, 32), (110, 24), (100, 16), (90, 16), (80, 16), (70, 16))
+TIERS = ((130, 64), (130, 32), (110, 32), (95, 32), (80, 32), (70, 24))
 
 STYLE = (
     ".gm-frames{margin:0;max-width:720px;background:#FCFCFC;color:#1A1A1A;padding:6px;border-radius:4px}"
@@ -112,7 +112,7 @@ def animate(
     *,
     label: str = "t",
     description: str = "",
-    budget: int = 100_000,
+    budget: int = 150_000,
     interval: int = 200,
 ) -> Animation:
     """Figures as the frames of an animation: animate((plots.samples([x], law) for x in states), times).
@@ -180,7 +180,7 @@ def quantised(images: Sequence[Image.Image], dpi: int, colours: int) -> list[byt
     strip = Image.new("RGB", (width, height * len(images)))
     for i, image in enumerate(images):
         strip.paste(image.resize((width, height), Image.Resampling.LANCZOS), (0, i * height))
-    # An octree keeps the hues of few pixels (points, text), where a median cut spends its colours on the background.
+    # An octree keeps the hues of few pixels (points), where a median cut favours the background.
     strip = strip.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     frames = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(images))]
     return [compressed(frame, None) for frame in frames]
