@@ -34,6 +34,7 @@ from gmbook.lab.plots.style import (
     array,
     canvas,
     listed,
+    picture_of,
     same_length,
     single,
     styled,
@@ -94,7 +95,7 @@ def heat(
     )
 
 
-def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[np.object_]]:
+def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[Any]]:
     """rows × columns square panels: at most `width` inches each, and together at most a page wide."""
     return canvas(rows, columns, panel=(width, width), layout="compressed", sharex=True, sharey=True)
 
@@ -122,8 +123,8 @@ def density(law: Law, *, limits: Limits = LIMITS, title: str = "", ax: Axes | No
     ax = single(ax, (3.6, 3.0), listed([title], "Density in the plane"))
     image = shade(ax, law, limits, DENSITY)
     frame(ax, limits, title)
-    ax.figure.colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
-    return ax.figure
+    picture_of(ax).colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
+    return picture_of(ax)
 
 
 @styled
@@ -394,13 +395,31 @@ def trajectories(
         shade(ax, law, limits)
         pieces = np.stack([walk[:, :-1], walk[:, 1:]], 2)  # (B, T − 1, 2, 2)
         progress = np.tile(np.arange(walk.shape[1] - 1) / max(walk.shape[1] - 2, 1), len(walk))
-        lines = LineCollection(pieces.reshape(-1, 2, 2), cmap=TIME, array=progress, linewidths=0.9, alpha=0.9)
+        lines = LineCollection(
+            list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9, alpha=0.9
+        )
         lines.set_clim(0, 1)
         ax.add_collection(lines)
         ax.scatter(
-            *walk[:, 0].T, s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3, label="start"
+            walk[:, 0, 0],
+            walk[:, 0, 1],
+            s=14,
+            facecolors=PAPER,
+            edgecolors=NOISE,
+            linewidths=1.0,
+            zorder=3,
+            label="start",
         )
-        ax.scatter(*walk[:, -1].T, s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4, label="end")
+        ax.scatter(
+            walk[:, -1, 0],
+            walk[:, -1, 1],
+            s=12,
+            color=MODEL,
+            linewidths=0.4,
+            edgecolors=PAPER,
+            zorder=4,
+            label="end",
+        )
         place(ax, i, columns, len(paths), limits, titles[i] if titles else "")
     bar = picture.colorbar(lines, ax=axes, ticks=[0, 1], aspect=30)
     bar.ax.set_yticklabels(["start", "end"])
@@ -493,4 +512,4 @@ def ellipses(
         if labels:
             ax.annotate(labels[k], centre, (4, 4), textcoords="offset points", color=INK)
     frame(ax, limits, title)
-    return ax.figure
+    return picture_of(ax)
