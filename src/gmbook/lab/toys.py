@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,12 @@ def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:
     width = (high - low) / cells
     axis = low + width * (torch.arange(cells, dtype=torch.float64) + 0.5)
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1), width**2
+
+
+def legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss–Legendre rule on [0, 1], (count,) each, float64."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
 
 def log_prob_on(law: Law, points: Tensor) -> Tensor:
@@ -318,20 +325,9 @@ def _truncated_wide(low: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 def _truncated_narrow(low: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss–Legendre for width ≤ ½, where the closed form's differences cancel: exact to rounding."""
-    nodes, weights = (torch.as_tensor(c).to(low) for c in _LEGENDRE)
+    nodes, weights = (c.to(low) for c in legendre(16))
     exponent = -width[..., None] * nodes * (low[..., None] + width[..., None] * nodes / 2)
     density = weights * exponent.exp()  # over φ(low)
     total = density.sum(-1)
     fraction = (density * nodes).sum(-1) / total
     return total.log() - low.square() / 2 - math.log(2 * math.pi) / 2, fraction
-
-
-def _legendre(count: int) -> tuple[list[float], list[float]]:
-    """Nodes and weights of the Gauss–Legendre rule on [0, 1], by the Golub–Welsch eigenproblem."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    off = k / (4 * k.square() - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return ((nodes + 1) / 2).tolist(), vectors[0].square().tolist()
-
-
-_LEGENDRE = _legendre(16)
