@@ -22,10 +22,11 @@ from gmbook.core.solvers import last
 def linear_betas(steps: int = 1000) -> Tensor:
     """The paper's table β_1..β_T, linear from 1e-4 to 0.02 at T = 1000 (§4): (T,), float64.
 
-    For another T both ends are scaled by 1000/T, so that ᾱ_T stays about 4e-5 and the prior still fits.
+    For another T both ends are scaled by 1000/T, so that ᾱ_T stays about 4e-5 and the prior still fits;
+    β is kept below 0.999, which only T < 21 feels.
     """
     scale = 1000 / steps
-    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(max=0.999)
 
 
 class DDPM(Denoiser):
@@ -134,7 +135,7 @@ class DDPM(Denoiser):
         mean_q, variance_q = self.posterior(x0, xt, i)
         mean_p, _ = self.reverse_mean(xt, i, y)
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
-        variance_p = torch.where(self.sigma_squared[i] > 0, self.sigma_squared[i], self.beta_tilde[2])
+        variance_p = torch.where(self.sigma_squared[i] > 0, self.sigma_squared[i], self.beta_tilde[min(2, self.steps)])
         std_p = broadcast(variance_p.sqrt(), xt)
         std_q = broadcast(variance_q.clamp(min=1e-20).sqrt(), xt)
         kl = kl_normal(mean_q, std_q, mean_p, std_p).flatten(1).sum(1)
