@@ -29,7 +29,8 @@ nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_ipywidgets_js = {}  # no widgets, hence no script from a network
 
-# MathJax 3 from the package that carries it (tools/site.py lays it out), so that mathematics renders without a network, from file:// too.
+# MathJax 3 from the package that carries it (tools/site.py lays it out): mathematics renders without a network,
+# from file:// too.
 mathjax_path = "mathjax/tex-chtml-full.js"
 mathjax3_config = {
     "tex": {"macros": {"E": r"\mathbb{E}", "R": r"\mathbb{R}", "N": r"\mathcal{N}", "KL": r"\mathrm{KL}"}}
