@@ -1,5 +1,4 @@
-"""Token chains and schedules, against explicit matrix products, Bayes by enumeration, autodiff and matrix
-exponentials."""
+"""Token chains and schedules, against explicit matrix products, Bayes by enumeration, autodiff, exponentials."""
 
 import itertools
 import math

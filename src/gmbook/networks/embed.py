@@ -22,7 +22,7 @@ def _even(dim: int, what: str, multiple: int = 2) -> int:
 
 class Sinusoidal(nn.Module):
     """[sin(1000 t ω_0), …, sin(1000 t ω_{h−1}), cos(1000 t ω_0), …], with ω_k = P^{−k/(h−1)}, h = dim/2
-    (def-time-embedding).
+   .
 
     The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly 2πP.
     Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of h − 1, so that

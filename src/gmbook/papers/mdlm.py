@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gmbook.core.chains import Chain, categorical
+from gmbook.core.paths import check_time
 from gmbook.core.schedules import LinearSchedule, Schedule
 from gmbook.core.tokens import Network, TokenModel, check_tokens
 
@@ -53,6 +54,7 @@ class MDLM(TokenModel):
         Zero mask probability: the network has no output for the mask. Carry-over: a token that shows is itself
         with probability 1, so that its log is 0 there and −∞ elsewhere.
         """
+        check_time(t)
         logits = self(xt, t if self.timed else torch.zeros_like(t), y)
         shown = torch.where(self.chain.law(xt)[..., : self.mask].bool(), 0.0, -torch.inf).to(logits)
         return torch.where((xt == self.mask)[..., None], logits.log_softmax(-1), shown)
@@ -121,7 +123,7 @@ class MDLM(TokenModel):
         Args:
             steps: steps of equal length in t from 1 to 0.
             known: infilling: tokens (n, L) that stand, −1 where they are sought.
-            cache: call the network on the rows that changed, only; of no effect if the network is `timed`.
+            cache: call the network on rows that changed and are not done, only; of no effect if the network is `timed`.
         """
         x = torch.full((n, *self.shape), self.mask, device=self.anchor.device)
         x = x if known is None else torch.where(known >= 0, known, x)
@@ -136,7 +138,7 @@ class MDLM(TokenModel):
             revealed = torch.rand(x.shape, dtype=torch.float64, device=x.device) < self._reveal(t, s)
             revealed &= x == self.mask
             x = torch.where(revealed, categorical(probabilities), x)
-            stale = revealed.any(-1)
+            stale = revealed.any(-1) & (x == self.mask).any(-1)
             yield x
 
     def sample(

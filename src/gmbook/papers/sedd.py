@@ -133,11 +133,13 @@ class SEDD(TokenModel):
         """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Theorem 4.1 (sedd-tweedie).
 
         With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
-        the error of a finite step comes from.
+        the error of a finite step comes from. At keep_s = 1, where data hold no mask, the mask's entry is cut off:
+        learned scores leave it some mass.
         """
         keep = self.schedule.keep(t)
         undone = self.chain.undo(self.log_score(xt, t, y).exp(), keep, keep_s)
         law = (undone * self.chain.arrival(xt, keep, keep_s)).clamp(min=0)
+        law[..., self.chain.vocab :] *= keep_s < 1
         return law / law.sum(-1, keepdim=True)
 
     @torch.no_grad()

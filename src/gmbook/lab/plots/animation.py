@@ -14,7 +14,8 @@ from PIL import Image, ImageChops
 from gmbook.lab.plots.style import PAPER, RC, Picture, compressed
 
 DETAIL = 130  # dots per inch at which frames are drawn, once
-TIERS = ((130, 48), (130, 24), (130, 12), (110, 12), (110, 8), (90, 8), (75, 8))  # dots per inch, colours
+# Dots per inch and colours, best first.
+TIERS = ((130, 64), (130, 32), (110, 32), (95, 32), (80, 32), (70, 24))
 
 STYLE = (
     ".gm-frames{margin:0;max-width:720px;background:#FCFCFC;color:#1A1A1A;padding:6px;border-radius:4px}"
@@ -111,7 +112,7 @@ def animate(
     *,
     label: str = "t",
     description: str = "",
-    budget: int = 100_000,
+    budget: int = 150_000,
     interval: int = 200,
 ) -> Animation:
     """Figures as the frames of an animation: animate((plots.samples([x], law) for x in states), times).
@@ -136,12 +137,17 @@ def animate(
         raise ValueError(f"need one time per figure: {len(drawn)} figures, {len(labels)} times")
     images = trimmed([render(picture) for picture in drawn])
     width = images[0].width * 100 // DETAIL
+    probe = images[:: max(len(images) // 4, 1)]  # a few frames tell which tiers are worth all of them
     for dpi, colours in TIERS:
+        if sum(map(len, quantised(probe, dpi, colours))) * len(images) / len(probe) > 1.1 * budget:
+            continue
         frames = quantised(images, dpi, colours)
         if sum(map(len, frames)) <= budget:
             return Animation(frames, labels, description or drawn[0].description, width, interval)
-    size = sum(map(len, frames))
-    raise ValueError(f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames")
+    size = sum(map(len, quantised(images, *TIERS[-1])))
+    raise ValueError(
+        f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames"
+    )
 
 
 def render(picture: Picture) -> Image.Image:
@@ -174,6 +180,7 @@ def quantised(images: Sequence[Image.Image], dpi: int, colours: int) -> list[byt
     strip = Image.new("RGB", (width, height * len(images)))
     for i, image in enumerate(images):
         strip.paste(image.resize((width, height), Image.Resampling.LANCZOS), (0, i * height))
-    strip = strip.quantize(colours, dither=Image.Dither.NONE)
+    # An octree keeps the hues of few pixels (points), where a median cut favours the background.
+    strip = strip.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     frames = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(images))]
     return [compressed(frame, None) for frame in frames]

@@ -30,6 +30,7 @@ from gmbook.lab.plots.style import (
     canvas,
     listed,
     luminance,
+    picture_of,
     same_length,
     single,
     styled,
@@ -66,7 +67,9 @@ def label_ends(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
         return
     at = ax.transData.transform([(ax.get_xlim()[1], height) for _, height, _ in ends])
     fractions = np.clip(ax.transAxes.inverted().transform(at)[:, 1], 0, 1)
-    inches = 0.78 * ax.figure.get_figheight() / ax.get_gridspec().nrows  # of the axes
+    layout = ax.get_gridspec()
+    rows = layout.nrows if layout else 1
+    inches = 0.78 * picture_of(ax).get_figheight() / rows  # of the axes
     for (name, _, colour), height in zip(ends, spread(fractions.tolist(), 0.17 / inches)):
         colour = colour if luminance(colour) < 0.3 else INK
         ax.annotate(name, (1, height), (5, 0), "axes fraction", "offset points", color=colour, va="center")
@@ -135,7 +138,7 @@ def curves(
     ax.grid(axis="y", color="#E3E3E3", linewidth=0.6)
     ax.set_axisbelow(True)
     label_ends(ax, ends)
-    return ax.figure
+    return picture_of(ax)
 
 
 def abscissae(values: Series, x: Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -173,7 +176,7 @@ def bars(
     Raises:
         ValueError: the groups, or the labels, differ in length.
     """
-    same_length(labels=labels, **groups)
+    same_length(labels=labels, **dict(groups))
     ax = single(ax, (5.4, 2.8), listed([title or ylabel, *groups], "Bars"))
     count = len(next(iter(groups.values())))
     position = np.arange(count) + first
@@ -205,7 +208,7 @@ def bars(
     if named(ax)[1]:
         ax.legend(*named(ax), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     label_ends(ax, ends)
-    return ax.figure
+    return picture_of(ax)
 
 
 @styled
@@ -249,7 +252,7 @@ def histogram(
     ax.set(xlabel=xlabel, ylabel="density", title=title, xlim=(low, high), ylim=(0, None))
     if named(ax)[1]:
         ax.legend(*named(ax), frameon=False)
-    return ax.figure
+    return picture_of(ax)
 
 
 def named(ax: Axes) -> tuple[list[Any], list[str]]:

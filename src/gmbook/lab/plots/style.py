@@ -44,7 +44,7 @@ PAGE = 7.2  # inches: a full page's width, shown as 720 CSS pixels
 DPI = 200  # twice the 100 CSS pixels of an inch
 LIMITS = (-3.2, 3.2)  # both axes of a law in the plane, unless told
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture everywhere
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -137,7 +137,7 @@ def canvas(
     panel: tuple[float, float] = (4.6, 3.0),
     description: str = "",
     **options: Any,
-) -> tuple[Picture, NDArray[np.object_]]:
+) -> tuple[Picture, NDArray[Any]]:
     """An empty picture of rows × columns panels of `panel` inches, never wider than the page; axes (rows,
     columns)."""
     width, height = panel
@@ -152,7 +152,7 @@ def canvas(
 
 
 @styled
-def panels(rows: int = 1, columns: int = 1, height: float = 2.8) -> tuple[Picture, NDArray[np.object_]]:
+def panels(rows: int = 1, columns: int = 1, height: float = 2.8) -> tuple[Picture, NDArray[Any]]:
     """A page-wide picture of empty panels, to be filled by figure functions that take `ax`; axes (rows,
     columns)."""
     return canvas(rows, columns, panel=(PAGE / columns, height))
