@@ -71,18 +71,10 @@ def frame(ax: Axes, limits: Limits, title: str = "", left: bool = True, bottom: 
     ax.spines[:].set_visible(True)
 
 
-def shade(
-    ax: Axes,
-    law: Law | None,
-    limits: Limits,
-    cmap: str | Colormap = SHADE,
-    vmax: float | None = None,
-    cells: int = 160,
-) -> AxesImage | None:
-    """Draw a law's density as an image, or nothing for None."""
-    if law is None:
-        return None
-    return heat(ax, array(density_values(law, limits, cells)), limits, cmap, 0.0, vmax)
+def shade(ax: Axes, law: Law | None, limits: Limits) -> None:
+    """Draw a law's density in grey, behind what comes next; nothing for None."""
+    if law is not None:
+        heat(ax, array(density_values(law, limits)), limits, SHADE, 0.0, None)
 
 
 def heat(
@@ -121,7 +113,7 @@ def place(ax: Axes, index: int, columns: int, count: int, limits: Limits, title:
 def density(law: Law, *, limits: Limits = LIMITS, title: str = "", ax: Axes | None = None) -> Figure:
     """The density of one law in the plane, with its scale. Alt: heat map of p(x), brighter where likelier."""
     ax = single(ax, (3.6, 3.0), listed([title], "Density in the plane"))
-    image = shade(ax, law, limits, DENSITY)
+    image = heat(ax, array(density_values(law, limits)), limits, DENSITY, 0.0, None)
     frame(ax, limits, title)
     picture_of(ax).colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
     return picture_of(ax)
@@ -192,7 +184,15 @@ def samples(
         shade(ax, laws[i], limits)
         area = size or float(np.clip(2500 / max(len(cloud), 1), 1.0, 8.0))
         colour = colours[i] if colours else MODEL
-        ax.scatter(*array(cloud).T, s=area, color=colour, linewidths=0, alpha=0.75, rasterized=True)
+        ax.scatter(
+            array(cloud)[:, 0],
+            array(cloud)[:, 1],
+            s=area,
+            color=colour,
+            linewidths=0,
+            alpha=0.75,
+            rasterized=True,
+        )
         place(ax, i, columns, count, limits, titles[i] if titles else "")
     picture.description = listed(titles or [], "Samples over the exact density")
     return picture
@@ -304,7 +304,7 @@ def mass_levels(density: NDArray[Any], masses: Sequence[float]) -> list[float]:
     """The density levels whose superlevel sets hold these fractions of the mass, in rising order."""
     ordered = np.sort(density.ravel())[::-1]
     share = np.cumsum(ordered) / ordered.sum()
-    levels = {float(ordered[min(np.searchsorted(share, mass), ordered.size - 1)]) for mass in masses}
+    levels = {float(ordered[min(int(np.searchsorted(share, mass)), ordered.size - 1)]) for mass in masses}
     return sorted(levels)
 
 
@@ -395,31 +395,14 @@ def trajectories(
         shade(ax, law, limits)
         pieces = np.stack([walk[:, :-1], walk[:, 1:]], 2)  # (B, T − 1, 2, 2)
         progress = np.tile(np.arange(walk.shape[1] - 1) / max(walk.shape[1] - 2, 1), len(walk))
-        lines = LineCollection(
-            list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9, alpha=0.9
-        )
+        lines = LineCollection(list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9)
         lines.set_clim(0, 1)
         ax.add_collection(lines)
+        first, last = walk[:, 0], walk[:, -1]
         ax.scatter(
-            walk[:, 0, 0],
-            walk[:, 0, 1],
-            s=14,
-            facecolors=PAPER,
-            edgecolors=NOISE,
-            linewidths=1.0,
-            zorder=3,
-            label="start",
+            first[:, 0], first[:, 1], s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3
         )
-        ax.scatter(
-            walk[:, -1, 0],
-            walk[:, -1, 1],
-            s=12,
-            color=MODEL,
-            linewidths=0.4,
-            edgecolors=PAPER,
-            zorder=4,
-            label="end",
-        )
+        ax.scatter(last[:, 0], last[:, 1], s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4)
         place(ax, i, columns, len(paths), limits, titles[i] if titles else "")
     bar = picture.colorbar(lines, ax=axes, ticks=[0, 1], aspect=30)
     bar.ax.set_yticklabels(["start", "end"])
