@@ -207,9 +207,7 @@ def bars(
     if logy:
         ax.set_yscale("log")
     if named(ax)[1]:
-        ax.legend(
-            *named(ax), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0
-        )
+        ax.legend(*named(ax), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     label_ends(ax, ends)
     return picture_of(ax)
 
@@ -294,16 +292,12 @@ def paths_1d(
     times = torch.linspace(float(ts.min()), float(ts.max()), 121)
     for ax, bundle, title in zip(axes[0], paths, titles or [""] * len(paths)):
         if bundle.ndim != 2 or len(bundle) != len(ts):
-            raise ValueError(
-                f"paths must be a list of bundles (T, B) with T = {len(ts)}, got {tuple(bundle.shape)}"
-            )
+            raise ValueError(f"paths must be a list of bundles (T, B) with T = {len(ts)}, got {tuple(bundle.shape)}")
         if law_at is not None:
             x = torch.linspace(*limits, 201)[:, None]
             columns = torch.stack([law_at(t).log_prob(x) for t in times], 1)  # (201, 121)
             relative = array((columns - columns.amax(0)).exp())
-            ax.pcolormesh(
-                array(times), array(x[:, 0]), relative, cmap=SHADE, shading="nearest", rasterized=True
-            )
+            ax.pcolormesh(array(times), array(x[:, 0]), relative, cmap=SHADE, shading="nearest", rasterized=True)
         walk = array(bundle[:, :most])
         start, end = (0, -1) if ts[0] > ts[-1] else (-1, 0)  # the noisy end, the clean end
         ax.plot(array(ts), walk, color=MODEL, linewidth=0.7, alpha=0.75)
@@ -315,12 +309,8 @@ def paths_1d(
             markersize=5,
             clip_on=False,
         )
-        ax.plot(
-            np.full(walk.shape[1], float(ts[end])), walk[end], ".", color=MODEL, markersize=5, clip_on=False
-        )
-        ax.set(
-            xlabel="t  (0 data, 1 noise)", title=title, ylim=limits, xlim=(times[0].item(), times[-1].item())
-        )
+        ax.plot(np.full(walk.shape[1], float(ts[end])), walk[end], ".", color=MODEL, markersize=5, clip_on=False)
+        ax.set(xlabel="t  (0 data, 1 noise)", title=title, ylim=limits, xlim=(times[0].item(), times[-1].item()))
     axes[0, 0].set_ylabel("$x_t$")
     picture.description = listed(titles or [], "Paths against time over the exact marginal density")
     return picture
@@ -367,9 +357,7 @@ def heatmaps(
         if i >= len(values):
             ax.remove()
             continue
-        image = ax.imshow(
-            values[i], DIFFERENCE if difference else DENSITY, vmin=low, vmax=high, origin=origin
-        )
+        image = ax.imshow(values[i], DIFFERENCE if difference else DENSITY, vmin=low, vmax=high, origin=origin)
         ax.set(title=titles[i] if titles else "", xlabel=xlabel, ylabel=ylabel if i % columns == 0 else "")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -38,9 +38,7 @@ PAPER, INK = "#FCFCFC", "#1A1A1A"
 DENSITY = "cividis"  # a density, or a probability, that is the subject of the figure
 SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, "#8C8C8C"])  # the density behind points and arrows
 DIFFERENCE = "RdBu_r"  # differences, always centred at 0
-TIME = LinearSegmentedColormap.from_list(
-    "time", [NOISE, "#8E8A94", MODEL]
-)  # from noise (start) to sample (end)
+TIME = LinearSegmentedColormap.from_list("time", [NOISE, "#8E8A94", MODEL])  # from noise (start) to sample (end)
 
 PAGE = 7.2  # inches: a full page's width, shown as 720 CSS pixels
 DPI = 200  # twice the 100 CSS pixels of an inch
