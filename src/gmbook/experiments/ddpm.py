@@ -75,7 +75,7 @@ def evaluate(model: Model, n: int) -> dict[str, Any]:
 
 def digits_model() -> DDPM:
     """8×8: a UNet of 0.2 M weights with two levels, 8 and 4 pixels."""
-    net = UNet(1, 24, (1, 2), attention=(1,), classes=CLASSES, drop=0.1)
+    net = UNet(1, width=24, multipliers=(1, 2), classes=CLASSES, drop=0.1)
     return DDPM(net, (1, 8, 8), clip=1.0, levels=17)
 
 
@@ -83,19 +83,19 @@ def mnist_model() -> DDPM:
     """28×28 seen as 14×14 patches of 2×2 pixels: a UNet at full resolution costs four times as much a step and, in
     the same
     time, makes worse digits. 0.79 M weights, so that the recorded half-precision file stays below 2 MB."""
-    net = UNet(1, 32, (1, 2), attention=(1,), classes=CLASSES, drop=0.1, patch=2)
+    net = UNet(1, width=32, multipliers=(1, 2), classes=CLASSES, drop=0.1, patch=2)
     return DDPM(net, (1, 28, 28), clip=1.0, levels=256)
 
 
 def mnist_gpu_model() -> DDPM:
     """28×28 at full resolution: width 64, three levels, 6 M weights."""
-    net = UNet(1, 64, (1, 2, 2), blocks=2, attention=(1, 2), classes=CLASSES, drop=0.1)
+    net = UNet(1, width=64, blocks=2, attention=(1, 2), classes=CLASSES, drop=0.1)
     return DDPM(net, (1, 28, 28), clip=1.0, levels=256)
 
 
 def live(images: data.ImageSet) -> DDPM:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    net = UNet(images.shape[0], 16, (1, 2), classes=CLASSES, drop=0.1, patch=max(1, images.shape[1] // 14))
+    net = UNet(images.shape[0], width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, images.shape[1] // 14))
     return DDPM(net, images.shape, clip=1.0, levels=images.levels)
 
 

@@ -82,9 +82,7 @@ def heat(
 ) -> AxesImage:
     """Draw the values (rows, columns) of a square grid of cells on [low, high]²."""
     extent = (*limits, *limits)
-    return ax.imshow(
-        values, cmap, origin="lower", extent=extent, vmin=vmin, vmax=vmax, interpolation="nearest"
-    )
+    return ax.imshow(values, cmap, origin="lower", extent=extent, vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
 def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[Any]]:
@@ -268,9 +266,7 @@ def fields(
         axes[row, 0].set_ylabel(f"t = {time:g}\n$x_2$", labelpad=0)
     if error:
         picture.colorbar(image, ax=axes[:, -1], aspect=30, extend="max").outline.set_visible(False)
-    picture.description = listed(
-        [*titles, f"rows are t = {', '.join(f'{t:g}' for t in times)}"], "Vector fields"
-    )
+    picture.description = listed([*titles, f"rows are t = {', '.join(f'{t:g}' for t in times)}"], "Vector fields")
     return picture
 
 
@@ -294,9 +290,7 @@ def error_heat(
     norm = np.linalg.norm(values[1] - values[0], axis=1).reshape(cells, cells) / scale
     image = heat(ax, norm, limits, "viridis", 0.0, vmax)
     mass = array(law.log_prob(points).exp()).reshape(cells, cells)
-    ax.contour(
-        mass, mass_levels(mass, (0.95, 0.5)), colors="white", linewidths=0.8, extent=(*limits, *limits)
-    )
+    ax.contour(mass, mass_levels(mass, (0.95, 0.5)), colors="white", linewidths=0.8, extent=(*limits, *limits))
     return image
 
 
@@ -357,9 +351,7 @@ def density_difference(
         image = heat(ax, value, limits, DIFFERENCE, -top, top)
         place(ax, i, columns, len(laws), limits, titles[i] if titles else "")
     picture.colorbar(image, ax=axes, label="difference of densities", aspect=30).outline.set_visible(False)
-    picture.description = listed(
-        titles or [], "Differences of densities, red where too high and blue where too low"
-    )
+    picture.description = listed(titles or [], "Differences of densities, red where too high and blue where too low")
     return picture
 
 
@@ -388,9 +380,7 @@ def trajectories(
     picture, axes, columns = wrapped(len(paths), 3.4 if len(paths) == 1 else 2.9)
     for i, (ax, bundle) in enumerate(zip(axes, paths)):
         if bundle.ndim != 3 or bundle.shape[2] != 2 or len(bundle) < 2:
-            raise ValueError(
-                f"paths must be a list of bundles (T, B, 2) with T > 1, got {tuple(bundle.shape)}"
-            )
+            raise ValueError(f"paths must be a list of bundles (T, B, 2) with T > 1, got {tuple(bundle.shape)}")
         walk = array(bundle[:, :most]).swapaxes(0, 1)  # (B, T, 2)
         shade(ax, law, limits)
         pieces = np.stack([walk[:, :-1], walk[:, 1:]], 2)  # (B, T − 1, 2, 2)
@@ -399,9 +389,7 @@ def trajectories(
         lines.set_clim(0, 1)
         ax.add_collection(lines)
         first, last = walk[:, 0], walk[:, -1]
-        ax.scatter(
-            first[:, 0], first[:, 1], s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3
-        )
+        ax.scatter(first[:, 0], first[:, 1], s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3)
         ax.scatter(last[:, 0], last[:, 1], s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4)
         place(ax, i, columns, len(paths), limits, titles[i] if titles else "")
     bar = picture.colorbar(lines, ax=axes, ticks=[0, 1], aspect=30)
@@ -477,9 +465,7 @@ def ellipses(
         ValueError: the shapes disagree.
     """
     if means.shape[1:] != (2,) or covariances.shape != (len(means), 2, 2):
-        raise ValueError(
-            f"need (K, 2) and (K, 2, 2), got {tuple(means.shape)} and {tuple(covariances.shape)}"
-        )
+        raise ValueError(f"need (K, 2) and (K, 2, 2), got {tuple(means.shape)} and {tuple(covariances.shape)}")
     ax = single(ax, (3.2, 3.2), listed([title], f"{len(means)} Gaussians as ellipses"))
     shade(ax, law, limits)
     variances, axes = np.linalg.eigh(array(covariances))
@@ -487,9 +473,7 @@ def ellipses(
         angle = float(np.degrees(np.arctan2(axes[k, 1, 1], axes[k, 0, 1])))
         width, height = 2 * np.sqrt(variances[k, ::-1])
         for i, radius in enumerate(sorted(radii)):
-            style = dict(
-                fill=False, edgecolor=colour, linewidth=1.6 if i == 0 else 0.9, alpha=1.0 / (1 + 0.6 * i)
-            )
+            style = dict(fill=False, edgecolor=colour, linewidth=1.6 if i == 0 else 0.9, alpha=1.0 / (1 + 0.6 * i))
             ax.add_patch(Ellipse(centre, radius * width, radius * height, angle=angle, **style))
         ax.plot(*centre, ".", color=colour, markersize=5)
         if labels:
