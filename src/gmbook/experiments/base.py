@@ -132,7 +132,7 @@ def run(
     torch.manual_seed(seed)
     model = experiment.model().to(device())
     if experiment.compile:
-        model.net = torch.compile(model.net)
+        model.get_submodule("net").compile()  # in place: the weights keep their names
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
     write_atomically(folder / "run.json", _json(told))  # at the start: a run that is killed can be sampled too

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gmbook.core.model import Model
-from gmbook.experiments import classifier, results
+from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_digits
 from gmbook.lab import data, metrics
@@ -46,7 +46,7 @@ def image_batches(images: data.ImageSet, seed: int, size: int, flip: bool = Fals
     )
 
 
-def guided(model: DDPM, scale: float) -> DDPM:
+def guided(model: Any, scale: float) -> DDPM:
     """The same model with its network under classifier-free guidance of scale s; shares the weights."""
     return DDPM(Guided(model.net, scale, CLASSES), model.shape, clip=1.0, levels=model.levels).to(model.anchor.device)
 
@@ -57,10 +57,10 @@ def sample(model: Model, labels: Tensor, scale: float = 1.5, steps: int = 50) ->
     return torch.cat(chunks).clamp(-1, 1).cpu()
 
 
-def evaluate(model: Model, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> dict[str, Any]:
     """n guided samples before the classifier, and the variational bound of 64 test images at one draw of each x_i."""
     labels = torch.arange(10).repeat_interleave(-(-n // 10))[:n]
-    report = judge_digits(sample(model, labels), labels, results.load_pretrained(classifier.EXPERIMENTS[0]))
+    report = judge_digits(sample(model, labels), labels, classifier.recorded())
     test = data.mnist("test")
     nats = model.nelbo(data.scale(test.x[:64]).to(device()), test.y[:64].to(device()))
     bits = metrics.bits_per_dim(nats, math.prod(model.shape))

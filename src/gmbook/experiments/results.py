@@ -74,6 +74,8 @@ def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 
     """Samples of an image model: a column for each of ten classes where it knows them, nothing selected."""
     torch.manual_seed(seed)
     labels = torch.arange(10).repeat(per_class)
+    if experiment.sample is None:
+        raise ValueError(f"{experiment.name} makes no samples")
     return plots.images(experiment.sample(model, labels), columns=10)
 
 
