@@ -38,7 +38,7 @@ def train(arguments: argparse.Namespace) -> int:
     experiment = experiments.find(arguments.paper, arguments.dataset, arguments.budget)
     folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
     weights = sum(p.numel() for p in experiment.model().parameters())
-    steps = arguments.steps or experiment.steps
+    steps = experiment.steps if arguments.steps is None else arguments.steps
     print(f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}")
     print(f"the paper's own setting: {experiment.reference}")
     if arguments.dry_run:
@@ -54,8 +54,7 @@ def sample(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    torch.manual_seed(arguments.seed)
-    picture = results.sheet(experiment, base.load(experiment, arguments.run), arguments.per_class)
+    picture = results.sheet(experiment, base.load(experiment, arguments.run), arguments.per_class, arguments.seed)
     out = arguments.out or arguments.run / "samples.png"
     write_atomically(out, picture.png())
     print(f"wrote {out}")

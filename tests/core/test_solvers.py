@@ -127,7 +127,7 @@ def test_euler_maruyama_has_the_moments_of_its_sde():
 
 
 @pytest.mark.fact("N4")
-@pytest.mark.equation("def-langevin")
+@pytest.mark.equation("langevin-bias")
 def test_langevin_is_biased_exactly_as_computed():
     """On N(0, σ²) the chain's stationary variance is σ²/(1 − ε/(4σ²)): 1.0526 at ε/σ² = 0.2."""
     torch.manual_seed(0)

@@ -73,6 +73,7 @@ def test_energy_distance_in_one_dimension_is_cramers():
     assert metrics.energy_distance(x, y).item() == pytest.approx(biased - spread.item(), rel=1e-9)
 
 
+@pytest.mark.equation("frechet-distance")
 def test_frechet_distance_against_the_matrix_root_and_the_closed_form():
     torch.manual_seed(0)
     x, y = normal(500, 0.0, dim=5) @ torch.randn(5, 5).double(), normal(400, 0.5, dim=5) @ torch.randn(5, 5).double()

@@ -55,9 +55,7 @@ PLANES = {
 }
 LINES = {
     "curves": lambda: plots.curves({"a": torch.rand(30), "b": torch.rand(4, 30)}, floors={"floor": 0.1}),
-    "bars": lambda: plots.bars(
-        {"a": torch.rand(3), "b": torch.rand(3)}, list("xyz"), xlabel="k", ylabel="bits"
-    ),
+    "bars": lambda: plots.bars({"a": torch.rand(3), "b": torch.rand(3)}, list("xyz"), xlabel="k", ylabel="bits"),
     "histogram": lambda: plots.histogram({"": torch.randn(100)}),
     "paths_1d": lambda: plots.paths_1d(torch.linspace(1, 0, 5), [torch.randn(5, 6)] * 2, lambda t: LINE),
     "heatmaps": lambda: plots.heatmaps([torch.eye(4)] * 2, annotate=True),
@@ -147,9 +145,7 @@ def test_fields_keep_directions_and_bound_lengths():
     points = plane(cells=9).numpy()
     np.testing.assert_allclose(arrows[0], -arrows[1], atol=1e-6)
     length = np.linalg.norm(arrows[1], axis=1)
-    np.testing.assert_allclose(
-        arrows[1] * np.linalg.norm(points, axis=1)[:, None], points * length[:, None], atol=1e-5
-    )
+    np.testing.assert_allclose(arrows[1] * np.linalg.norm(points, axis=1)[:, None], points * length[:, None], atol=1e-5)
     assert length.max() < 6.4 / 9
     ranks = np.linalg.norm(points, axis=1).argsort(kind="stable")
     assert (np.diff(length[ranks]) > -1e-6).all()
@@ -165,9 +161,7 @@ def test_mass_levels_of_a_gaussian():
     """{p ≥ level} of a standard normal in the plane holds 1 − e^{−r²/2}, with level e^{−r²/2}/2π."""
     x = torch.linspace(-6, 6, 601)
     density = torch.exp(-(x[:, None] ** 2 + x**2) / 2).numpy() / (2 * math.pi)
-    np.testing.assert_allclose(
-        mass_levels(density, (0.95, 0.5)), np.array([0.05, 0.5]) / (2 * math.pi), rtol=0.01
-    )
+    np.testing.assert_allclose(mass_levels(density, (0.95, 0.5)), np.array([0.05, 0.5]) / (2 * math.pi), rtol=0.01)
 
 
 def test_trajectories_start_and_end_where_the_paths_do():
@@ -176,9 +170,7 @@ def test_trajectories_start_and_end_where_the_paths_do():
     lines, start, end = ax.collections
     np.testing.assert_allclose(start.get_offsets(), paths[0], rtol=1e-6)
     np.testing.assert_allclose(end.get_offsets(), paths[-1], rtol=1e-6)
-    np.testing.assert_allclose(
-        lines.get_segments()[5], paths[:2, 1], rtol=1e-6
-    )  # second particle, first step
+    np.testing.assert_allclose(lines.get_segments()[5], paths[:2, 1], rtol=1e-6)  # second particle, first step
 
 
 def test_warped_grid_is_the_image_of_the_grid():
@@ -191,9 +183,7 @@ def test_ellipses_lie_on_their_level_sets():
     mean = torch.tensor([[1.0, -0.5]])
     ax = plots.ellipses(mean, COVARIANCE[None], radii=(1.0, 2.0)).axes[0]
     for radius, patch in zip((1.0, 2.0), ax.patches):
-        outline = patch.get_patch_transform().transform(
-            patch.get_path().vertices[:-1:3]
-        )  # points on the curve
+        outline = patch.get_patch_transform().transform(patch.get_path().vertices[:-1:3])  # points on the curve
         residual = outline - mean.numpy()
         mahalanobis = np.einsum("ni,ij,nj->n", residual, np.linalg.inv(COVARIANCE.numpy()), residual)
         np.testing.assert_allclose(mahalanobis, radius**2, rtol=1e-4)
@@ -216,9 +206,7 @@ def test_labels_are_spread_apart_and_stay_inside():
     moved = spread([0.5, 0.51, 0.49, 0.9, 0.0], 0.1)
     assert (np.diff(np.sort(moved)) > 0.1 - 1e-9).all() and min(moved) >= 0 and max(moved) <= 1
     assert np.argsort(moved).tolist() == [4, 2, 0, 1, 3]
-    assert moved[3] == 0.9 and moved[0] == pytest.approx(
-        0.5
-    )  # what is free stays; a cluster keeps its centre
+    assert moved[3] == 0.9 and moved[0] == pytest.approx(0.5)  # what is free stays; a cluster keeps its centre
     assert max(spread([1.0, 1.0, 1.0], 0.1)) <= 1
 
 
@@ -298,9 +286,7 @@ def test_animation_is_self_contained_accessible_html():
     animation = moving()
     text = animation._repr_html_()
     tags = Tags(text)
-    frames = [
-        base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in tags.of("img")
-    ]
+    frames = [base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in tags.of("img")]
     assert frames == animation.frames and len(set(frames)) == 4
     decoded = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
     assert len({image.size for image in decoded}) == 1

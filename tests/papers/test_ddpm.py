@@ -88,6 +88,7 @@ def test_weights_turn_epsilon_errors_into_kl():
         torch.testing.assert_close(kl, model.simple_weight(i) * error**2, rtol=1e-10, atol=0)
 
 
+@pytest.mark.equation("ddpm-snr")
 def test_small_variance_weight_is_half_the_drop_in_snr():
     snr = ALPHA_BAR / (1 - ALPHA_BAR)
     model, i = DDPM(blank, (1,), variance="small"), torch.tensor([2, 50, 1000])
@@ -154,6 +155,22 @@ def test_ancestral_sampling_with_the_truth_gives_the_data():
     cdf = components.cdf(x[:, None]) @ torch.tensor([0.3, 0.7], dtype=torch.float64)
     ranks = (torch.arange(len(x)) + 0.5) / len(x)
     assert (cdf - ranks).abs().max() < 0.02
+
+
+@pytest.mark.equation("ddpm-score")
+@pytest.mark.parametrize("i", [5, 137, 900])
+def test_best_noise_prediction_is_the_score_in_disguise(i):
+    """E[ε | x_i] by sampling x_0 and weighing with Bayes' rule, against −√(1 − ᾱ) times autograd of the exact
+    density."""
+    torch.manual_seed(0)
+    law = GaussianMixture(torch.ones(2), torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([0.1, 0.3]).double())
+    alpha, sigma = ALPHA_BAR[i - 1].sqrt(), (1 - ALPHA_BAR[i - 1]).sqrt()
+    x = torch.tensor([[-0.8], [0.1], [1.3]], dtype=torch.float64, requires_grad=True)
+    (score,) = torch.autograd.grad(law.diffused(alpha, sigma).log_prob(x).sum(), x)
+    grid = torch.linspace(-6, 6, 60_001, dtype=torch.float64)  # over x_0
+    eps = (x.detach() - alpha * grid) / sigma  # (3, G)
+    weight = (law.log_prob(grid[:, None]) - eps**2 / 2).softmax(1)
+    torch.testing.assert_close((weight * eps).sum(1, keepdim=True), -sigma * score, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.equation("ddpm-simple")

@@ -109,6 +109,7 @@ def test_the_bound_is_the_mean_over_orders():
 
 
 @pytest.mark.fact("M4")
+@pytest.mark.fact("M4b")
 @pytest.mark.equation("mdlm-nelbo-discrete")
 def test_the_discrete_bound_falls_to_the_entropy():
     model = MDLM(ideal(), (L,), V)

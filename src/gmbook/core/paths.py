@@ -200,11 +200,11 @@ class CosinePath(VariancePreservingPath):
         super().__init__()
         self.s = s
 
-    def _angle(self, t: Tensor | float) -> Tensor | float:
+    def _angle(self, t: Tensor) -> Tensor:
         return (t + self.s) / (1 + self.s) * math.pi / 2
 
     def integrated_beta(self, t: Tensor) -> Tensor:
-        ratio = torch.cos(self._angle(t)).clamp(min=1e-12) / math.cos(self._angle(0.0))
+        ratio = torch.cos(self._angle(t)).clamp(min=1e-12) / torch.cos(self._angle(torch.zeros_like(t)))
         return (-2 * ratio.log()).clamp(min=0)  # rounding must not make it negative at t = 0
 
     def beta(self, t: Tensor) -> Tensor:

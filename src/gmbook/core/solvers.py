@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Solver = Callable[[Field, Tensor, Tensor], Iterator[Tensor]]
+Norm = Callable[[Tensor], Tensor]
 
 
 def last(states: Iterable[Tensor]) -> Tensor:
@@ -86,7 +88,7 @@ def _combine(weights: Sequence[float], slopes: list[Tensor]) -> Tensor:
     return torch.tensordot(slopes[0].new_tensor(weights), torch.stack(slopes), 1)
 
 
-def _first_step(f: Field, x: Tensor, t: Tensor, span: Tensor, slope: Tensor, tolerance: Tensor, norm) -> Tensor:
+def _first_step(f: Field, x: Tensor, t: Tensor, span: Tensor, slope: Tensor, tolerance: Tensor, norm: Norm) -> Tensor:
     """A first step size whose Euler step is accurate: Hairer, Nørsett & Wanner I, II.4."""
     size, speed = norm(x / tolerance), norm(slope / tolerance)
     guess = 0.01 * size / speed if min(size, speed) > 1e-5 else torch.full_like(size, 1e-6)
@@ -103,7 +105,7 @@ def dopri5(
     ts: Tensor,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    norm: Callable[[Tensor], Tensor] = rms,
+    norm: Norm = rms,
     max_steps: int = 10_000,
 ) -> Iterator[Tensor]:
     """Dormand–Prince 5(4) with step-size control: each step's error estimate stays below atol + rtol·|x| in `norm`.
@@ -150,7 +152,7 @@ class _Adjoint(torch.autograd.Function):
     (ffjord-adjoint)."""
 
     @staticmethod
-    def forward(ctx, f, solver, x, ts, *parameters):
+    def forward(ctx: Any, f: Field, solver: Solver, x: Tensor, ts: Tensor, *parameters: Tensor) -> Tensor:
         with torch.no_grad():
             end = last(solver(f, x, ts))
         ctx.f, ctx.solver = f, solver
@@ -158,7 +160,7 @@ class _Adjoint(torch.autograd.Function):
         return end
 
     @staticmethod
-    def backward(ctx, cotangent):
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         end, ts, *parameters = ctx.saved_tensors
         n = end.numel()
 
@@ -169,15 +171,15 @@ class _Adjoint(torch.autograd.Function):
                 slope = ctx.f(x, t)
                 pulls = torch.autograd.grad(slope, (x, *parameters), -a, allow_unused=True)
             wanted = (x, *parameters)
-            pulls = [torch.zeros_like(p) if g is None else g for g, p in zip(pulls, wanted)]
-            return torch.cat([slope.detach().flatten(), *(g.flatten() for g in pulls)])
+            filled = [torch.zeros_like(p) if g is None else g for g, p in zip(pulls, wanted)]
+            return torch.cat([slope.detach().flatten(), *(g.flatten() for g in filled)])
 
         zeros = [torch.zeros_like(p).flatten() for p in parameters]
         state = torch.cat([end.flatten(), cotangent.flatten(), *zeros])
         with torch.no_grad():
             state = last(ctx.solver(augmented, state, ts.flip(0)))
-        gradients = state[2 * n :].split([p.numel() for p in parameters]) if parameters else ()
-        gradients = [g.view_as(p) for g, p in zip(gradients, parameters)]
+        pieces = state[2 * n :].split([p.numel() for p in parameters]) if parameters else ()
+        gradients = [g.view_as(p) for g, p in zip(pieces, parameters)]
         return None, None, state[n : 2 * n].view_as(end), None, *gradients
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -99,6 +100,11 @@ class TokenModel(Model):
         """
         ranks = torch.arange(n, dtype=torch.float64, device=self.anchor.device)
         return (ranks + torch.rand_like(ranks)) / n
+
+
+def last(states: Iterator[Tensor]) -> Tensor:
+    """The last of a sampler's states, keeping no other in memory."""
+    return deque(states, maxlen=1).pop()
 
 
 def kl_categorical(q: Tensor, p: Tensor) -> Tensor:

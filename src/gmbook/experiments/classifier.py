@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.core.model import Model
+from gmbook.experiments import results
 from gmbook.experiments.base import Experiment, device
 from gmbook.lab import data
 from gmbook.lab.batches import Batches
@@ -25,7 +25,7 @@ def batches(seed: int, size: int) -> Batches:
     return Batches(images.x, images.y, size=size, seed=seed, device=device(), transform=data.scale, augment=shift)
 
 
-def evaluate(model: Model, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> dict[str, Any]:
     """The share of the n first test images that are classified right."""
     images = data.mnist("test")
     right = model.classify(data.scale(images.x[:n])).cpu() == images.y[:n]
@@ -48,3 +48,8 @@ EXPERIMENTS = (
         evaluate=evaluate,
     ),
 )
+
+
+def recorded() -> Any:
+    """The recorded classifier, from data/pretrained/; `results.NoRecord` if it is not there."""
+    return results.load_pretrained(EXPERIMENTS[0])

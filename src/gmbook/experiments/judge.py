@@ -25,8 +25,9 @@ def judge_digits(x: Tensor, labels: Tensor | None, classifier: Classifier) -> di
         root mean square, and how near it is for test images (a generator that memorises comes nearer than they do).
     """
     n, test, train = len(x), data.mnist("test"), data.mnist("train")
-    real = data.scale(test.x[:5000])
-    other = data.scale(test.x[5000 : 5000 + n])
+    # MNIST's two test halves are by different writers, and differ: so both real samples are drawn from all of them
+    order = torch.randperm(len(test.x), generator=torch.Generator().manual_seed(0))
+    real, other = (data.scale(test.x[part]) for part in (order[:5000], order[5000 : 5000 + n]))
     features, real_features = classifier.features(x), classifier.features(real)
     seen = classifier.classify(x).cpu()
     precision, recall = metrics.precision_recall(features[:1000], real_features[:1000])

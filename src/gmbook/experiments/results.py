@@ -70,10 +70,12 @@ def curve(history: dict[str, Tensor]) -> plots.Picture:
     return plots.curves(history, smooth=max(1, len(next(iter(history.values()))) // 60), logx=True, ylabel="loss")
 
 
-def sheet(experiment: Experiment, model: Model, per_class: int = 6) -> plots.Picture:
-    """Samples of a conditional image model: a column for each of ten classes, nothing selected; seed 0."""
-    torch.manual_seed(0)
+def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> plots.Picture:
+    """Samples of an image model: a column for each of ten classes where it knows them, nothing selected."""
+    torch.manual_seed(seed)
     labels = torch.arange(10).repeat(per_class)
+    if experiment.sample is None:
+        raise ValueError(f"{experiment.name} makes no samples")
     return plots.images(experiment.sample(model, labels), columns=10)
 
 
@@ -100,6 +102,7 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
     model = load_pretrained(experiment, root)
     torch.manual_seed(0)
     told |= {
+        "seconds": round(state.get("seconds", told.get("seconds", 0.0)), 1),
         "weights": sum(p.numel() for p in model.parameters()),
         "command": f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
         + (f" --seed {told['seed']}" if told["seed"] else ""),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.model import Model
-from gmbook.experiments import classifier, results
+from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_digits
 from gmbook.lab import data
@@ -44,7 +44,7 @@ def sample(model: Model, labels: Tensor) -> Tensor:
     return 2 * model.sample(len(labels)).cpu() - 1
 
 
-def evaluate(model: Model, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> dict[str, Any]:
     """Bounds on binarised test digits, in nats, and n samples before the classifier."""
     torch.manual_seed(0)
     x = data.binarise(data.mnist("test").x[:2000]).to(device())
@@ -56,7 +56,7 @@ def evaluate(model: Model, n: int) -> dict[str, Any]:
         "negative ELBO, nats, 2,000 test digits": -elbo,
         "negative IWAE bound, k = 500, nats, 500 test digits": -iwae,
         "active units": int(model.active_units(x).sum()),
-        **judge_digits(drawn, None, results.load_pretrained(classifier.EXPERIMENTS[0])),
+        **judge_digits(drawn, None, classifier.recorded()),
     }
 
 

@@ -198,7 +198,9 @@ class TextBatches(Stream):
 class Law(Protocol):
     """What can be drawn from: a toy law."""
 
-    def sample(self, n: int) -> Tensor: ...
+    def sample(self, n: int) -> Tensor:
+        """n draws: (n, *S)."""
+        ...
 
 
 class LawBatches(Iterator[tuple[Tensor, ...]]):

@@ -11,6 +11,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from gmbook.lab.download import DataCorrupt, DataMissing, entry, require
 
+T = TypeVar("T")
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # text8's 27 symbols: token 0 is the space, 1 is a, 26 is z
@@ -274,7 +276,7 @@ def decode(tokens: Tensor) -> str:
 # ---------------------------------------------------------------------------------------------- reading files
 
 
-def _part(split: str, **parts):
+def _part(split: str, **parts: T) -> T:
     """The part that a split names, or a ValueError that lists the names."""
     if split not in parts:
         raise ValueError(f"there is no split {split!r}; there are {', '.join(parts)}")

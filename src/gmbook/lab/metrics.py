@@ -16,6 +16,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from gmbook.lab.toys import Toy
+
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -104,7 +106,7 @@ class Coverage(NamedTuple):
     quality: float
 
 
-def mode_coverage(x: Tensor, law, radius: float = 3.0, least: int = 20) -> Coverage:
+def mode_coverage(x: Tensor, law: Toy, radius: float = 3.0, least: int = 20) -> Coverage:
     """Modes with at least `least` samples within `radius` standard deviations, and the share of samples that near.
 
     For x (N, D), and a law with `modes` (M, D) and `mode_std`, as the mixtures of lab.toys. In two dimensions 98.9 %
@@ -139,7 +141,8 @@ def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> tuple[float, float]:
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """‖m_x − m_y‖² + tr(C_x + C_y − 2(C_xC_y)^½) of features x (N, F), y (M, F), (): a *squared* distance (frechet).
+    """‖m_x − m_y‖² + tr(C_x + C_y − 2(C_xC_y)^½) of features x (N, F), y (M, F), (): a *squared* distance
+    (frechet-distance).
 
     The W_2² of the Gaussians with the features' moments. With Inception features, and only then, it is called FID.
     tr (C_xC_y)^½

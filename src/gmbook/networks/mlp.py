@@ -71,4 +71,4 @@ class TimeMLP(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         inputs = [x, self.time(t)] if self.space is None else [x, self.space(x), self.time(t)]
         hidden = self.first(torch.cat(inputs, 1))  # (B, width)
-        return self.rest(hidden + self.label(y, len(x)))
+        return self.rest(self.label(hidden, y))

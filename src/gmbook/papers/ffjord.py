@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ class FFJORD(Flow):
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         base: Base | None = None,
-        **options,
+        **options: Any,
     ):
         cnf, first = CNF(net, **options), [] if alpha is None else [Logit(alpha)]
         super().__init__(Compose(*first, cnf), shape, base, levels=None if alpha is None else 256)

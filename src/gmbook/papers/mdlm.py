@@ -17,7 +17,7 @@ from torch import Tensor
 from gmbook.core.chains import Chain, categorical
 from gmbook.core.paths import check_time
 from gmbook.core.schedules import LinearSchedule, Schedule
-from gmbook.core.tokens import Network, TokenModel, check_tokens
+from gmbook.core.tokens import Network, TokenModel, check_tokens, last
 
 
 class MDLM(TokenModel):
@@ -87,6 +87,9 @@ class MDLM(TokenModel):
     def nelbo(self, x: Tensor, y: Tensor | None = None, times: int = 128) -> Tensor:
         """An unbiased estimate of the continuous-time bound on −log p_θ(x): (B,), nats (mdlm-nelbo).
 
+        It depends on the schedule's ends only (mdlm-schedule-invariance), and for an untimed network it is the mean
+        over all orders of the any-order autoregressive −log p (mdlm-any-order).
+
         Args:
             times: the number of intervals of [0, 1], one draw of (t, x_t) in each: the cost in network calls.
         """
@@ -119,6 +122,8 @@ class MDLM(TokenModel):
         """x_1, …, x_0, each (n, L): the ancestral sampler, Section 4 (mdlm-ancestral).
 
         In each step a mask is revealed with probability (ᾱ_s − ᾱ_t)/(1 − ᾱ_t), its token drawn from x_θ.
+        Tokens revealed in the same step are independent: with the ideal network and ᾱ = 1 − t, two tokens come
+        from (1 − 1/N) p + (1/N) p_1 ⊗ p_2 after N steps (mdlm-two-token-law).
 
         Args:
             steps: steps of equal length in t from 1 to 0.
@@ -145,8 +150,7 @@ class MDLM(TokenModel):
         self, n: int, y: Tensor | None = None, steps: int = 128, known: Tensor | None = None, cache: bool = True
     ) -> Tensor:
         """n samples, (n, L): the end of `denoise`."""
-        *_, x = self.denoise(n, y, steps, known, cache)
-        return x
+        return last(self.denoise(n, y, steps, known, cache))
 
     @torch.no_grad()
     def first_hitting(self, n: int, y: Tensor | None = None) -> Tensor:

@@ -145,9 +145,7 @@ def animate(
         if sum(map(len, frames)) <= budget:
             return Animation(frames, labels, description or drawn[0].description, width, interval)
     size = sum(map(len, quantised(images, *TIERS[-1])))
-    raise ValueError(
-        f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames"
-    )
+    raise ValueError(f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames")
 
 
 def render(picture: Picture) -> Image.Image:

@@ -176,7 +176,8 @@ def bars(
     Raises:
         ValueError: the groups, or the labels, differ in length.
     """
-    same_length(labels=labels, **dict(groups))
+    lists: dict[str, Any] = {**groups, "labels": labels}
+    same_length(**lists)
     ax = single(ax, (5.4, 2.8), listed([title or ylabel, *groups], "Bars"))
     count = len(next(iter(groups.values())))
     position = np.arange(count) + first

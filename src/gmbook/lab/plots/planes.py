@@ -71,18 +71,10 @@ def frame(ax: Axes, limits: Limits, title: str = "", left: bool = True, bottom: 
     ax.spines[:].set_visible(True)
 
 
-def shade(
-    ax: Axes,
-    law: Law | None,
-    limits: Limits,
-    cmap: str | Colormap = SHADE,
-    vmax: float | None = None,
-    cells: int = 160,
-) -> AxesImage | None:
-    """Draw a law's density as an image, or nothing for None."""
-    if law is None:
-        return None
-    return heat(ax, array(density_values(law, limits, cells)), limits, cmap, 0.0, vmax)
+def shade(ax: Axes, law: Law | None, limits: Limits) -> None:
+    """Draw a law's density in grey, behind what comes next; nothing for None."""
+    if law is not None:
+        heat(ax, array(density_values(law, limits)), limits, SHADE, 0.0, None)
 
 
 def heat(
@@ -90,9 +82,7 @@ def heat(
 ) -> AxesImage:
     """Draw the values (rows, columns) of a square grid of cells on [low, high]²."""
     extent = (*limits, *limits)
-    return ax.imshow(
-        values, cmap, origin="lower", extent=extent, vmin=vmin, vmax=vmax, interpolation="nearest"
-    )
+    return ax.imshow(values, cmap, origin="lower", extent=extent, vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
 def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[Any]]:
@@ -121,7 +111,7 @@ def place(ax: Axes, index: int, columns: int, count: int, limits: Limits, title:
 def density(law: Law, *, limits: Limits = LIMITS, title: str = "", ax: Axes | None = None) -> Figure:
     """The density of one law in the plane, with its scale. Alt: heat map of p(x), brighter where likelier."""
     ax = single(ax, (3.6, 3.0), listed([title], "Density in the plane"))
-    image = shade(ax, law, limits, DENSITY)
+    image = heat(ax, array(density_values(law, limits)), limits, DENSITY, 0.0, None)
     frame(ax, limits, title)
     picture_of(ax).colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
     return picture_of(ax)
@@ -192,7 +182,15 @@ def samples(
         shade(ax, laws[i], limits)
         area = size or float(np.clip(2500 / max(len(cloud), 1), 1.0, 8.0))
         colour = colours[i] if colours else MODEL
-        ax.scatter(*array(cloud).T, s=area, color=colour, linewidths=0, alpha=0.75, rasterized=True)
+        ax.scatter(
+            array(cloud)[:, 0],
+            array(cloud)[:, 1],
+            s=area,
+            color=colour,
+            linewidths=0,
+            alpha=0.75,
+            rasterized=True,
+        )
         place(ax, i, columns, count, limits, titles[i] if titles else "")
     picture.description = listed(titles or [], "Samples over the exact density")
     return picture
@@ -268,9 +266,7 @@ def fields(
         axes[row, 0].set_ylabel(f"t = {time:g}\n$x_2$", labelpad=0)
     if error:
         picture.colorbar(image, ax=axes[:, -1], aspect=30, extend="max").outline.set_visible(False)
-    picture.description = listed(
-        [*titles, f"rows are t = {', '.join(f'{t:g}' for t in times)}"], "Vector fields"
-    )
+    picture.description = listed([*titles, f"rows are t = {', '.join(f'{t:g}' for t in times)}"], "Vector fields")
     return picture
 
 
@@ -294,9 +290,7 @@ def error_heat(
     norm = np.linalg.norm(values[1] - values[0], axis=1).reshape(cells, cells) / scale
     image = heat(ax, norm, limits, "viridis", 0.0, vmax)
     mass = array(law.log_prob(points).exp()).reshape(cells, cells)
-    ax.contour(
-        mass, mass_levels(mass, (0.95, 0.5)), colors="white", linewidths=0.8, extent=(*limits, *limits)
-    )
+    ax.contour(mass, mass_levels(mass, (0.95, 0.5)), colors="white", linewidths=0.8, extent=(*limits, *limits))
     return image
 
 
@@ -304,7 +298,7 @@ def mass_levels(density: NDArray[Any], masses: Sequence[float]) -> list[float]:
     """The density levels whose superlevel sets hold these fractions of the mass, in rising order."""
     ordered = np.sort(density.ravel())[::-1]
     share = np.cumsum(ordered) / ordered.sum()
-    levels = {float(ordered[min(np.searchsorted(share, mass), ordered.size - 1)]) for mass in masses}
+    levels = {float(ordered[min(int(np.searchsorted(share, mass)), ordered.size - 1)]) for mass in masses}
     return sorted(levels)
 
 
@@ -357,9 +351,7 @@ def density_difference(
         image = heat(ax, value, limits, DIFFERENCE, -top, top)
         place(ax, i, columns, len(laws), limits, titles[i] if titles else "")
     picture.colorbar(image, ax=axes, label="difference of densities", aspect=30).outline.set_visible(False)
-    picture.description = listed(
-        titles or [], "Differences of densities, red where too high and blue where too low"
-    )
+    picture.description = listed(titles or [], "Differences of densities, red where too high and blue where too low")
     return picture
 
 
@@ -388,38 +380,17 @@ def trajectories(
     picture, axes, columns = wrapped(len(paths), 3.4 if len(paths) == 1 else 2.9)
     for i, (ax, bundle) in enumerate(zip(axes, paths)):
         if bundle.ndim != 3 or bundle.shape[2] != 2 or len(bundle) < 2:
-            raise ValueError(
-                f"paths must be a list of bundles (T, B, 2) with T > 1, got {tuple(bundle.shape)}"
-            )
+            raise ValueError(f"paths must be a list of bundles (T, B, 2) with T > 1, got {tuple(bundle.shape)}")
         walk = array(bundle[:, :most]).swapaxes(0, 1)  # (B, T, 2)
         shade(ax, law, limits)
         pieces = np.stack([walk[:, :-1], walk[:, 1:]], 2)  # (B, T − 1, 2, 2)
         progress = np.tile(np.arange(walk.shape[1] - 1) / max(walk.shape[1] - 2, 1), len(walk))
-        lines = LineCollection(
-            list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9, alpha=0.9
-        )
+        lines = LineCollection(list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9)
         lines.set_clim(0, 1)
         ax.add_collection(lines)
-        ax.scatter(
-            walk[:, 0, 0],
-            walk[:, 0, 1],
-            s=14,
-            facecolors=PAPER,
-            edgecolors=NOISE,
-            linewidths=1.0,
-            zorder=3,
-            label="start",
-        )
-        ax.scatter(
-            walk[:, -1, 0],
-            walk[:, -1, 1],
-            s=12,
-            color=MODEL,
-            linewidths=0.4,
-            edgecolors=PAPER,
-            zorder=4,
-            label="end",
-        )
+        first, last = walk[:, 0], walk[:, -1]
+        ax.scatter(first[:, 0], first[:, 1], s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3)
+        ax.scatter(last[:, 0], last[:, 1], s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4)
         place(ax, i, columns, len(paths), limits, titles[i] if titles else "")
     bar = picture.colorbar(lines, ax=axes, ticks=[0, 1], aspect=30)
     bar.ax.set_yticklabels(["start", "end"])
@@ -494,9 +465,7 @@ def ellipses(
         ValueError: the shapes disagree.
     """
     if means.shape[1:] != (2,) or covariances.shape != (len(means), 2, 2):
-        raise ValueError(
-            f"need (K, 2) and (K, 2, 2), got {tuple(means.shape)} and {tuple(covariances.shape)}"
-        )
+        raise ValueError(f"need (K, 2) and (K, 2, 2), got {tuple(means.shape)} and {tuple(covariances.shape)}")
     ax = single(ax, (3.2, 3.2), listed([title], f"{len(means)} Gaussians as ellipses"))
     shade(ax, law, limits)
     variances, axes = np.linalg.eigh(array(covariances))
@@ -504,9 +473,7 @@ def ellipses(
         angle = float(np.degrees(np.arctan2(axes[k, 1, 1], axes[k, 0, 1])))
         width, height = 2 * np.sqrt(variances[k, ::-1])
         for i, radius in enumerate(sorted(radii)):
-            style = dict(
-                fill=False, edgecolor=colour, linewidth=1.6 if i == 0 else 0.9, alpha=1.0 / (1 + 0.6 * i)
-            )
+            style = dict(fill=False, edgecolor=colour, linewidth=1.6 if i == 0 else 0.9, alpha=1.0 / (1 + 0.6 * i))
             ax.add_patch(Ellipse(centre, radius * width, radius * height, angle=angle, **style))
         ax.plot(*centre, ".", color=colour, markersize=5)
         if labels:
