@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,10 +145,22 @@ def test_run_records_check_outputs_only(text):
     """A chapter that runs leaves what its check cells printed, byte for byte the same each time, and no picture."""
     chapters.run(text)
     first = text.with_suffix(".ipynb").read_text()
-    assert '"2\\n"' in first and "image/png" not in first and '"execution_count": null' in first
+    assert '"2\\n"' in first and "image/png" not in first
     assert "fig-line" in first and "A rising line." in first, "captions must survive in the pair"
     assert chapters.disagreements(text) == []
     assert not chapters.sync(text) and text.with_suffix(".ipynb").read_text() == first
+
+
+def test_nbval_compares_what_a_check_cell_printed(text):
+    """The recorded notebook passes as `make test` runs it, and fails once a check cell prints something else."""
+    flags = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-cell-timeout=60", "--rootdir", str(text.parent)]
+    target = text.with_suffix(".ipynb")
+    text.write_text(TEXT.split("```{code-cell}")[0] + "```{code-cell}" + TEXT.split("```{code-cell}")[1])
+    chapters.run(text)
+    command = [sys.executable, "-m", "pytest", *flags, str(target)]
+    assert subprocess.run(command, capture_output=True, cwd=text.parent).returncode == 0
+    target.write_text(target.read_text().replace("2\\n", "3\\n"))
+    assert subprocess.run(command, capture_output=True, cwd=text.parent).returncode == 1
 
 
 def test_disagreement_is_seen_whatever_the_times_say(text):

@@ -5,7 +5,7 @@
     python -m tools.chapters check [file.md ...]   say where a pair disagrees; exit code 1 if one does
 
 Without files, all chapters. A notebook in git holds the outputs of cells tagged `nbval-check-output` and no others:
-no pictures, no execution counts, no times. Pairs are compared by content, since after a clone modification times mean
+no pictures, no times. Pairs are compared by content, since after a clone modification times mean
 nothing (which is why `jupytext --sync` is not used: it trusts them, and has overwritten edits).
 """
 
@@ -73,10 +73,14 @@ def recorded(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
 
 
 def with_outputs(notebook: NotebookNode, outputs: dict[str, list[NotebookNode]]) -> NotebookNode:
-    """Put recorded outputs into the check cells; a check cell whose code has changed gets none."""
+    """Put recorded outputs into the check cells; a check cell whose code has changed gets none.
+
+    nbval takes a cell without an execution count for one that was never run, so a recorded one counts as the first.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code" and CHECK in tags(cell):
             cell.outputs = outputs.get(cell.source, [])
+            cell.execution_count = 1 if cell.outputs else None
     return notebook
 
 

@@ -23,10 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # The prefix of a label, up to its first hyphen, says which chapter states it. A prefix that several chapters share
 # stands with the first that needs it. While a chapter is not written, its labels may be tested before they are shown.
 PREFIXES: dict[str, tuple[str, ...]] = {
-    "foundations": ("gaussian", "mixture", "path", "ideal", "solver", "divergence", "chain", "bijection", "metric"),
+    "language": (
+        *("gaussian", "mixture", "path", "ideal", "ode", "langevin", "tweedie"),
+        *("kl", "change", "sliced", "frechet", "dequantise"),
+    ),
     "vae": ("vae",),
     "gan": ("gan",),
-    "realnvp": ("realnvp", "nice"),
+    "realnvp": ("realnvp", "nice", "bijection"),
     "glow": ("glow",),
     "ffjord": ("ffjord", "cnf"),
     "ddpm": ("ddpm",),
@@ -34,12 +37,12 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "improved_ddpm": ("iddpm", "improved"),
     "ncsn": ("ncsn", "dsm"),
     "score_sde": ("sde", "score"),
-    "latent_diffusion": ("ldm", "latent"),
+    "latent_diffusion": ("ldm", "latent", "guidance"),
     "flow_matching": ("fm", "flow"),
     "rectified_flow": ("rf", "rectified"),
-    "d3pm": ("d3pm",),
+    "d3pm": ("d3pm", "chain", "schedule"),
     "sedd": ("sedd",),
-    "mdlm": ("mdlm",),
+    "mdlm": ("mdlm", "rotary"),
     "mar": ("mar",),
     "dc_ae": ("dcae", "dc"),
 }

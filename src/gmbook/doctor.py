@@ -103,7 +103,8 @@ def data_folders() -> list[Path]:
     """Where data sets are looked for: the folder that GMBOOK_DATA names, then data/cache of the checkout."""
     named = os.environ.get("GMBOOK_DATA")
     checkout = Path(__file__).resolve().parents[2]
-    return [Path(named).expanduser()] * bool(named) + [checkout / "data" / "cache"]
+    folders = [Path(named).expanduser()] if named else []
+    return [*folders, checkout / "data" / "cache"]
 
 
 def dataset(name: str) -> Finding:

@@ -19,9 +19,8 @@ from gmbook.lab.checkpoint import (
 
 STATE = {
     "weights": {"a": torch.randn(3, 4).T, "b": torch.tensor(2.5, dtype=torch.float64), "empty": torch.empty(0)},
-    "groups": [{"lr": 0.1 + 0.2, "betas": [0.9, 0.999], "fused": True, "closure": None}],
+    "groups": [{"lr": 0.1 + 0.2, "betas": [0.9, 0.999], "fused": True}],
     "by_index": {0: torch.arange(3), 1: {"step": torch.tensor(7.0)}},
-    "name": "ü",
     "huge": 2**62,
 }
 
@@ -29,10 +28,12 @@ STATE = {
 def test_a_state_comes_back_exactly(tmp_path):
     shared = torch.randn(5)
     state = {**STATE, "tied": [shared, shared]}
-    step, back = read_checkpoint(save_checkpoint(tmp_path, 12, state))
+    words = {"name": "ü", "none": None, "yes": True}
+    step, back = read_checkpoint(save_checkpoint(tmp_path, 12, {**state, "words": words}))
     assert step == 12
+    assert back.pop("words") == words
     torch.testing.assert_close(back, state, rtol=0, atol=0)
-    assert back["groups"] == state["groups"] and back["name"] == "ü" and back["huge"] == 2**62
+    assert back["groups"] == state["groups"] and back["huge"] == 2**62
     assert back["weights"]["b"].dtype == torch.float64
 
 

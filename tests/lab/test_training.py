@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 import subprocess
@@ -191,8 +192,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(bad, tmp_p
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     model = Regression()
-    with pytest.raises(Diverged, match="net.*NaN or infinite after step 3"):
-        fit(model, batches(4), steps=4, lr=math.inf, warmup=0, folder=tmp_path, progress=False)
+    with pytest.raises(Diverged, match="net.*NaN or infinite after step 0"):
+        fit(model, batches(4), steps=4, lr=math.inf, folder=tmp_path, save_every=1, progress=False)
     assert not checkpoints(tmp_path)
 
 
@@ -254,12 +255,12 @@ def test_a_folder_with_a_run_is_not_overwritten_and_not_mixed(tmp_path):
         fit(model, [batch()], steps=4, folder=tmp_path, resume=True, progress=False, ema=EMA(model))
 
 
-CHILD = """
-import sys
+FORKS = """
+import os, sys, traceback
 import torch
 from torch import nn
 from gmbook.core.model import Model
-from gmbook.lab.training import EMA, fit
+from gmbook.lab.training import EMA, fit, train
 
 class Net(Model):
     def __init__(self):
@@ -280,47 +281,87 @@ class Data:  # draws from torch's generator, and has a place to come back to
     def load_state_dict(self, state):
         self.place = state["place"]
 
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = Net()
-ema = EMA(model)
-fit(model, Data(), steps=int(sys.argv[2]), folder=sys.argv[1], resume=True, save_every=3, ema=ema, lr=1e-2,
-    progress=False)
+def run(folder, steps):
+    torch.manual_seed(0)
+    model = Net()
+    ema = EMA(model)
+    fit(model, Data(), steps=int(steps), folder=folder, resume=True, save_every=3, ema=ema, lr=1e-2, progress=False)
+
+next(train(Net(), Data(), steps=1))  # torch's first optimizer step imports for seconds: once here, not in every fork
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            run(*line.rstrip().split("|"))
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(folder: Path, steps: int) -> subprocess.Popen:
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1", "PATH": ""}
-    command = [sys.executable, "-c", CHILD, str(folder), str(steps)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+class Forks:
+    """Runs `fit` in processes that may be killed; forked from one that has imported torch, since that is slow."""
+
+    def __init__(self, errors: Path):
+        source = str(Path(__file__).parents[2] / "src")
+        environment = {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PATH": ""}
+        self.errors, pipes = errors, {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", FORKS]
+        self.server = subprocess.Popen(command, env=environment, stderr=errors.open("w"), bufsize=1, **pipes)
+
+    def start(self, folder: Path, steps: int) -> int:
+        self.server.stdin.write(f"{folder}|{steps}\n")
+        return int(self.server.stdout.readline())
+
+    def wait(self) -> int:
+        return int(self.server.stdout.readline())
 
 
-def test_killed_ten_times_at_random_moments_a_run_ends_bit_identical(tmp_path):
-    steps, pick = 900, random.Random(0)
-    whole = start(tmp_path / "whole", steps)
-    kills = 0
-    while kills < 10:
-        child, before = start(tmp_path / "killed", steps), checkpoints(tmp_path / "killed")
-        while child.poll() is None and checkpoints(tmp_path / "killed") == before:
-            time.sleep(0.002)  # let it come past its imports and one save, then kill it anywhere
-        time.sleep(pick.uniform(0, 0.02))
-        child.send_signal(signal.SIGKILL)
-        _, errors = child.communicate()
-        assert child.returncode == -signal.SIGKILL, errors.decode()
-        kills += 1
-    for child in (start(tmp_path / "killed", steps), whole):
-        _, errors = child.communicate(timeout=60)
-        assert child.returncode == 0, errors.decode()
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
+    forks = Forks(tmp_path_factory.mktemp("forks") / "errors.txt")
+    yield forks
+    forks.server.stdin.close()
+    forks.server.wait(timeout=30)
+
+
+def wait_for_a_save(folder: Path, before: list[Path]) -> None:
+    deadline = time.monotonic() + 30
+    while checkpoints(folder) == before:
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.001)
+
+
+def test_killed_ten_times_at_random_moments_a_run_ends_bit_identical(tmp_path, forks):
+    steps, pick, killed = 240, random.Random(0), tmp_path / "killed"
+    moments = []
+    for _ in range(10):
+        before = checkpoints(killed)
+        child = forks.start(killed, steps)
+        wait_for_a_save(killed, before)  # so that each life takes the run some way on
+        time.sleep(pick.uniform(0, 0.01))
+        os.kill(child, signal.SIGKILL)
+        assert forks.wait() == -signal.SIGKILL, forks.errors.read_text()
+        moments.append(newest_checkpoint(killed)[0])
+    for folder in (killed, tmp_path / "whole"):
+        forks.start(folder, steps)
+        assert forks.wait() == 0, forks.errors.read_text()
+    assert moments == sorted(moments) and moments[-1] < steps
     (step_a, a), (step_b, b) = (newest_checkpoint(tmp_path / name) for name in ("whole", "killed"))
     assert step_a == step_b == steps
     torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
-    child = start(tmp_path, 10**6)
-    while child.poll() is None and not checkpoints(tmp_path):
-        time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, forks):
+    child = forks.start(tmp_path, 10**6)
+    wait_for_a_save(tmp_path, [])
+    os.kill(child, signal.SIGINT)
+    assert forks.wait() == 1
     step, _ = newest_checkpoint(tmp_path)
-    assert f"stopped and saved at step {step} in {tmp_path}; resume=True" in errors.decode()
+    assert f"stopped and saved at step {step} in {tmp_path}; resume=True" in forks.errors.read_text()

@@ -111,8 +111,8 @@ class GaussianMixture(nn.Module):
         """
         check_event(xt, self.shape)
         alpha, sigma = (torch.as_tensor(c).to(xt).reshape(-1, 1, 1) for c in (alpha, sigma))
-        residual = self._rotate(xt.flatten(1)[..., None] - alpha * self.means.to(xt).T)
-        variance = alpha.square() * self.variances.to(xt).T + sigma.square()
+        residual = self._rotate(xt.flatten(1)[..., None] - alpha * self.means.to(xt).T.contiguous())
+        variance = alpha.square() * self.variances.to(xt).T.contiguous() + sigma.square()
         log_det = variance.log().sum(1) * (residual.shape[1] // variance.shape[1])
         distance = (residual.square() / variance).sum(1)
         constant = self.weights.to(xt).log() - residual.shape[1] * math.log(2 * math.pi) / 2
@@ -138,8 +138,8 @@ class GaussianMixture(nn.Module):
         Σ_k p(k | x_t) [m_k + αC_k(α²C_k + σ²I)⁻¹(x_t − αm_k)]: no division by α or σ, so exact at both ends.
         """
         residual, variance, log_joint = self._components(xt, alpha, sigma)
-        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt).T / variance
-        means = self.means.to(xt).T + self._rotate(gain * residual, inverse=True)
+        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt).T.contiguous() / variance
+        means = self.means.to(xt).T.contiguous() + self._rotate(gain * residual, inverse=True)
         return torch.einsum("bk,bdk->bd", log_joint.softmax(1), means).reshape(xt.shape)
 
     def diffused(self, alpha: Tensor, sigma: Tensor) -> GaussianMixture:

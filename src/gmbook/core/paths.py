@@ -204,7 +204,8 @@ class CosinePath(VariancePreservingPath):
         return (t + self.s) / (1 + self.s) * math.pi / 2
 
     def integrated_beta(self, t: Tensor) -> Tensor:
-        return 2 * (math.log(math.cos(self._angle(0.0))) - torch.cos(self._angle(t)).clamp(min=1e-12).log())
+        ratio = torch.cos(self._angle(t)).clamp(min=1e-12) / math.cos(self._angle(0.0))
+        return (-2 * ratio.log()).clamp(min=0)  # rounding must not make it negative at t = 0
 
     def beta(self, t: Tensor) -> Tensor:
         return torch.tan(self._angle(t)) * math.pi / (1 + self.s)

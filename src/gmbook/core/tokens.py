@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -101,6 +102,11 @@ class TokenModel(Model):
         return (ranks + torch.rand_like(ranks)) / n
 
 
+def last(states: Iterator[Tensor]) -> Tensor:
+    """The last of a sampler's states, keeping no other in memory."""
+    return deque(states, maxlen=1).pop()
+
+
 def kl_categorical(q: Tensor, p: Tensor) -> Tensor:
     """Σ_v q_v log(q_v/p_v) over the last axis: (..., V) -> (...), nats. Where q_v = 0, no NaN gradient."""
     tiny = torch.finfo(p.dtype).tiny
@@ -135,7 +141,7 @@ class Enumeration:
 
     def _keep(self, t: Tensor) -> Tensor:
         """ᾱ(t), drawn in from 0 and 1 for the limits of 0/0: a mask at t = 0 (MDLM without time), a token at t = 1."""
-        return self.schedule.keep(t.double()).clamp(1e-9, 1 - 1e-9)
+        return self.schedule.keep(t.double()).clamp(1e-60, 1 - 1e-14)
 
     def _others(self, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p(x_0^l, x_t^{−l}) and q(x_t^l | x_0^l), both (B, L, V)."""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from gmbook.experiments import base, ddpm
+from gmbook.core.model import Model
+from gmbook.experiments import base, classifier, ddpm, results, vae
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.results import Record
 
-EXPERIMENTS: tuple[Experiment, ...] = (*ddpm.EXPERIMENTS,)
+EXPERIMENTS: tuple[Experiment, ...] = (*vae.EXPERIMENTS, *ddpm.EXPERIMENTS, *classifier.EXPERIMENTS)
 
 
 def find(paper: str, dataset: str, budget: str) -> Experiment:
     """The experiment of that name; `base.Unknown`, with the nearest names, if there is none."""
     return base.find(EXPERIMENTS, paper, dataset, budget)
+
+
+def record(paper: str, dataset: str, budget: str) -> Record:
+    """The record of an experiment; `results.NoRecord` if it was never recorded."""
+    return results.read(find(paper, dataset, budget))
+
+
+def load_pretrained(paper: str, dataset: str, budget: str) -> Model:
+    """The recorded model of an experiment, in eval mode; `results.NoRecord` if it was never recorded."""
+    return results.load_pretrained(find(paper, dataset, budget))

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import platform
-import time
+import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gmbook.core.model import Model
-from gmbook.lab.checkpoint import CheckpointError, newest_checkpoint, write_atomically
+from gmbook.lab.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
 from gmbook.lab.training import EMA, History, fit
 
 BUDGETS = ("laptop", "gpu")
@@ -39,7 +39,8 @@ class Experiment:
         options: further options of `lab.training.fit`: lr, warmup, decay, clip, bf16, weight_decay.
         ema: the decay of the averaged weights, which are the ones that are sampled from; None for no average.
         reference: the paper's own setting, in a sentence.
-        sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged.
+        sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
+        samples.
         evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
         compile: compile the network before training (for GPUs).
     """
@@ -52,7 +53,7 @@ class Experiment:
     steps: int
     size: int
     reference: str
-    sample: Callable[[Model, Tensor], Tensor]
+    sample: Callable[[Model, Tensor], Tensor] | None
     evaluate: Callable[[Model, int], dict[str, Any]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     ema: float | None = None
@@ -118,43 +119,52 @@ def run(
 ) -> tuple[Model, History]:
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
-    The folder gets `run.json` (what was run, on what, and the seconds so far) and checkpoints. Repeating the call with
-    resume=True after a kill ends at the same weights.
+    The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
+    call with resume=True after a kill ends at the same weights.
 
     Raises:
         FileExistsError, CheckpointError, Diverged: as `lab.training.fit`.
+        ValueError: the folder to be resumed holds a run of another experiment or seed.
     """
+    steps = experiment.steps if steps is None else steps
+    told = provenance(experiment, seed, steps)
+    _claim(folder, told, resume)
     torch.manual_seed(seed)
     model = experiment.model().to(device())
     if experiment.compile:
         model.net = torch.compile(model.net)
-    steps = experiment.steps if steps is None else steps
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
-    earlier = _read_json(folder / "run.json") if resume else {}
-    started = time.perf_counter()
-    try:
-        history = fit(
-            model,
-            batches,
-            steps=steps,
-            folder=folder,
-            resume=resume,
-            save_every=save_every,
-            progress=progress,
-            ema=ema,
-            **experiment.options,
-        )
-    finally:
-        seconds = earlier.get("seconds", 0.0) + time.perf_counter() - started
-        if folder.exists():
-            write_atomically(folder / "run.json", _json(provenance(experiment, seed, steps, seconds)))
+    write_atomically(folder / "run.json", _json(told))  # at the start: a run that is killed can be sampled too
+    history = fit(
+        model,
+        batches,
+        steps=steps,
+        folder=folder,
+        resume=resume,
+        save_every=save_every,
+        progress=progress,
+        ema=ema,
+        **experiment.options,
+    )
     if ema is not None:
         ema.copy_to(model)
     return model.eval(), history
 
 
-def provenance(experiment: Experiment, seed: int, steps: int, seconds: float) -> dict[str, Any]:
+def _claim(folder: Path, told: dict[str, Any], resume: bool) -> None:
+    """Refuse a folder that holds another run, or this one where it is not to be resumed."""
+    if not checkpoints(folder):
+        return
+    if not resume:
+        raise FileExistsError(f"{folder} holds a run already: continue it with --resume, or name another with --out")
+    earlier = _read_json(folder / "run.json")
+    for key in ("paper", "dataset", "budget", "seed"):
+        if earlier.get(key, told[key]) != told[key]:
+            raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {told[key]}: name another folder")
+
+
+def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
     """What must be known to repeat a run: its name, size, versions and hardware, as plain JSON. No host, no path."""
     packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
     if device().type == "cuda":
@@ -169,10 +179,25 @@ def provenance(experiment: Experiment, seed: int, steps: int, seconds: float) ->
         "steps": steps,
         "batch": experiment.size,
         "reference": experiment.reference,
-        "seconds": round(seconds, 1),
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **packages},
         "hardware": hardware,
     }
+
+
+def commit() -> str:
+    """The commit of the code that runs, marked `-dirty` if it has changes that are not committed."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
 
 
 def load(experiment: Experiment, folder: Path) -> Model:

@@ -16,6 +16,7 @@ import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -233,9 +234,10 @@ def fit(
 ) -> History:
     """`train` with a progress bar, checkpoints and resumption; returns the losses, {objective: (steps,)}.
 
-    A checkpoint holds the weights, the optimizers, the average, torch's generators, the place in the data, the step and
-    the losses. A run that was killed and resumed ends with the weights of one that was not; on a CPU bit for bit, if
-    `batches` has `state_dict` and `load_state_dict` (as `lab.batches.Batches`) or yields the same at every step.
+    A checkpoint holds the weights, the optimizers, the average, torch's generators, the place in the data, the step,
+    the losses and the seconds so far. A run that was killed and resumed ends with the weights of one that was not; on
+    a CPU bit for bit, if `batches` has `state_dict` and `load_state_dict` (as `lab.batches.Batches`) or yields the
+    same at every step.
     Ctrl-C finishes the step, saves and stops; pressed twice, it stops at once.
 
     Args:
@@ -253,6 +255,8 @@ def fit(
     """
     objectives = model.objectives() if objectives is None else objectives
     _check(objectives, steps=steps)
+    if save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
     state = State(objectives, optimizer or _adam(betas, weight_decay))
     run = _Run(model, state, ema, batches, Path(folder) if folder is not None else None)
     if resume and folder is None:
@@ -287,6 +291,7 @@ class _Run:
 
     def __init__(self, model: Model, state: State, ema: EMA | None, batches: Any, folder: Path | None):
         self.model, self.state, self.ema, self.batches, self.folder = model, state, ema, batches, folder
+        self.began, self.seconds = time.perf_counter(), 0.0  # of this process, of those before it
         self.past: History = {}
         self.losses: list[dict[str, Tensor]] = []
 
@@ -306,6 +311,7 @@ class _Run:
             "batches": place() if place is not None else None,
             "random": random_state(),
             "history": self.past,
+            "seconds": self.seconds + time.perf_counter() - self.began,
         }
         save_checkpoint(self.folder, self.state.step, content)
 
@@ -324,7 +330,7 @@ class _Run:
                 self.ema.load_state_dict(content["ema"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoints in {self.folder} belong to another model: {error}") from error
-        self.past = content["history"]
+        self.past, self.seconds = content["history"], content.get("seconds", 0.0)
         if content["batches"] is not None:
             self.batches.load_state_dict(content["batches"])
         else:

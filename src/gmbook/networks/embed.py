@@ -22,22 +22,22 @@ def _even(dim: int, what: str, multiple: int = 2) -> int:
 
 class Sinusoidal(nn.Module):
     """[sin(1000 t ω_0), …, sin(1000 t ω_{h−1}), cos(1000 t ω_0), …], with ω_k = P^{−k/(h−1)}, h = dim/2
-    (def-time-embedding).
+    .
 
-    The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly 2πP.
-    Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of h − 1, so that
-    their longest wavelength is 2πP^{1−1/h}. To a network that begins with a linear layer the order is immaterial;
-    to weights that were trained elsewhere neither is.
+     The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly 2πP.
+     Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of h − 1, so that
+     their longest wavelength is 2πP^{1−1/h}. To a network that begins with a linear layer the order is immaterial;
+     to weights that were trained elsewhere neither is.
 
-    Args:
-        dim: the number of features, even and at least 4.
-        period: P, the ratio of the longest to the shortest wavelength.
-        scale: what t is multiplied by.
+     Args:
+         dim: the number of features, even and at least 4.
+         period: P, the ratio of the longest to the shortest wavelength.
+         scale: what t is multiplied by.
 
-    Shapes: t (B,) -> (B, dim).
+     Shapes: t (B,) -> (B, dim).
 
-    Raises:
-        ValueError: dim is odd or below 4.
+     Raises:
+         ValueError: dim is odd or below 4.
     """
 
     def __init__(self, dim: int, period: float = 10_000.0, scale: float = TIME_SCALE):
@@ -90,7 +90,7 @@ class LabelEmbedding(nn.Embedding):
         dim: the length of a label's vector.
         drop: in training mode each label becomes the null class with this probability, independently.
 
-    Shapes: y (B,) int64 with entries 0..classes (or None), and the batch size -> (B, dim).
+    Shapes: h (B, dim) or (B, dim, H, W), y (B,) int64 with entries 0..classes, or None -> like h, the vector added.
 
     Raises:
         ValueError: classes < 1, or drop outside [0, 1].
@@ -109,29 +109,28 @@ class LabelEmbedding(nn.Embedding):
         """The null class's index, which is the number of classes."""
         return self.num_embeddings - 1
 
-    def forward(self, y: Tensor | None, batch: int) -> Tensor:
-        if y is None:
-            return self.weight[-1].expand(batch, -1)
-        if self.training and self.drop > 0:
-            y = torch.where(torch.rand(batch, device=y.device) < self.drop, self.null, y)
-        return super().forward(y)
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        if y is not None and self.training and self.drop > 0:
+            y = torch.where(torch.rand(len(y), device=y.device) < self.drop, self.null, y)
+        vector = self.weight[-1:] if y is None else super().forward(y)  # (1 or B, dim)
+        return h + vector.reshape(vector.shape + (1,) * (h.ndim - 2))
 
 
 class NoLabels(nn.Module):
-    """Stands where a label embedding would, in an unconditional network: contributes 0, and refuses labels.
+    """Stands where a label embedding would, in an unconditional network: returns h, and refuses labels.
 
     Raises:
         ValueError: labels are given.
     """
 
-    def forward(self, y: Tensor | None, batch: int) -> float:
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
         if y is not None:
             raise ValueError("this network knows no labels: build it with classes=..., or leave y out")
-        return 0.0
+        return h
 
 
 def label_embedding(classes: int | None, dim: int, drop: float = 0.0) -> nn.Module:
-    """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (y, batch size) to what is added."""
+    """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (h, y) to h told y."""
     return NoLabels() if classes is None else LabelEmbedding(classes, dim, drop)
 
 
@@ -153,7 +152,7 @@ class Condition(nn.Module):
         self.label = label_embedding(classes, dim, drop)
 
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.time(t) + self.label(y, len(t))
+        return self.label(self.time(t), y)
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:

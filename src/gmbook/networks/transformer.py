@@ -3,148 +3,33 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmbook.networks.embed import Condition, rotary_angles, rotate, sincos_positions
-
-Angles = tuple[Tensor, Tensor]
-
-
-def zero(layer: nn.Module) -> nn.Module:
-    """The same layer with all its parameters set to 0."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift, without learned affine: x (B, N, D), shift and scale (B, 1, D) -> (B, N, D)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
-
-
-class Attention(nn.Module):
-    """softmax(QKᵀ/√d) V in `heads` heads, of x with itself or, where `context` is given, with context tokens.
-
-    Args:
-        width: D.
-        heads: the number of heads; d = D/heads.
-        context: the width of the context's tokens, for cross-attention.
-
-    Shapes: x (B, N, D), context (B, M, `context`) -> (B, N, D).
-
-    Raises:
-        ValueError: heads does not divide width.
-    """
-
-    def __init__(self, width: int, heads: int, context: int | None = None):
-        super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"the number of heads must divide the width, got {heads} heads and width {width}")
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width if context is None else context, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, heads, N, d)
-
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, causal: bool = False, angles: Angles | None = None
-    ) -> Tensor:
-        query = self._split(self.query(x))
-        key, value = map(self._split, self.key_value(x if context is None else context).chunk(2, -1))
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-def feed_forward(width: int, ratio: int = 4) -> nn.Sequential:
-    """Linear, GELU (tanh form, as GPT-2 and DiT), Linear: (..., D) -> (..., D)."""
-    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width))
-
-
-class Block(nn.Module):
-    """x + attention(LN x), then x + feed_forward(LN x): the pre-norm block of GPT-2. (B, N, D) -> (B, N, D)."""
-
-    def __init__(self, width: int, heads: int, dropout: float = 0.0):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.feed_forward = Attention(width, heads), feed_forward(width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, causal: bool = False, angles: Angles | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x), causal=causal, angles=angles))
-        return x + self.dropout(self.feed_forward(self.norm2(x)))
-
-
-class AdaBlock(nn.Module):
-    """The same block told c: adaLN-Zero. arXiv:2212.09748, Section 3.2 and Figure 3.
-
-    (shift, scale, gate)×2 = W SiLU(c), with W = 0 at the start, so that each block begins as the identity:
-    x + gate_1 · attention(modulate(x, shift_1, scale_1)), then x + gate_2 · feed_forward(modulate(x, shift_2,
-    scale_2)).
-    With `context`, cross-attention with it stands between the two, its output layer zero at the start.
-
-    Shapes: x (B, N, D), c (B, D), context (B, M, `context`) -> (B, N, D).
-    """
-
-    def __init__(self, width: int, heads: int, context: int | None = None, dropout: float = 0.0):
-        super().__init__()
-        self.modulation = zero(nn.Linear(width, 6 * width))
-        self.attention, self.feed_forward = Attention(width, heads), feed_forward(width)
-        self.cross = None if context is None else Attention(width, heads, context)
-        if self.cross is not None:
-            zero(self.cross.out)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        c: Tensor,
-        context: Tensor | None = None,
-        causal: bool = False,
-        angles: Angles | None = None,
-    ) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c))[:, None].chunk(6, -1)
-        mixed = self.attention(modulate(x, shift1, scale1), causal=causal, angles=angles)
-        x = x + gate1 * self.dropout(mixed)
-        if self.cross is not None:
-            x = x + self.cross(F.layer_norm(x, x.shape[-1:]), context)
-        return x + gate2 * self.dropout(self.feed_forward(modulate(x, shift2, scale2)))
-
-
-class AdaHead(nn.Module):
-    """Linear(modulate(x, shift, scale)) with (shift, scale) = W SiLU(c): zero at the start. (B, N, D) -> (B, N,
-    out)."""
-
-    def __init__(self, width: int, out: int):
-        super().__init__()
-        self.modulation, self.linear = zero(nn.Linear(width, 2 * width)), zero(nn.Linear(width, out))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.modulation(F.silu(c))[:, None].chunk(2, -1)
-        return self.linear(modulate(x, shift, scale))
+from gmbook.networks.blocks import AdaBlock, AdaHead, Block, zero
+from gmbook.networks.embed import Condition, rotary_angles, sincos_positions
 
 
 class Transformer(nn.Module):
-    """Logits for each token of a sequence: net(x (B, L) int64) -> (B, L, out). Pre-norm, rotary positions.
+    """Logits for each token of a sequence: net(x (B, L) int64, t (B,), y (B,) or None) -> (B, L, out).
 
-    Logits are 0 at the start, so that a cross-entropy begins at log(out). Any length works. With `causal`, the
-    logits at position i see tokens 0..i only: shift by one to predict the next. t and y are accepted and
-    ignored: this network is told the tokens alone (as MDLM's with time_conditioning=False).
+    Pre-norm blocks with rotary positions, so any length works. Logits are 0 at the start: a cross-entropy
+    begins at log(out). With `causal`, the logits at position i see the tokens 0..i only; shift by one to
+    predict the next token.
 
     Args:
         vocab: the number of token values that may come in (a mask token counts).
         width, depth, heads: D, the number of blocks, and the heads of each.
         causal: mask the future.
+        time: condition on t by adaLN-Zero. Without it t is not read and may be None (autoregression; masked
+            diffusion, whose ideal denoiser does not depend on t).
+        classes: the number of classes, or None; needs `time`. y None means the null class.
         out: the number of logits, `vocab` by default.
         positions: rotary positions. Without them a bidirectional network sees a set, not a sequence.
         dropout: on both branches of each block.
 
     Raises:
-        ValueError: heads does not divide width, or the width of a head is odd.
+        ValueError: heads does not divide width, a head's width is odd, classes without time; or, when called,
+            labels are given to a network without classes.
     """
 
     def __init__(
@@ -155,74 +40,118 @@ class Transformer(nn.Module):
         heads: int = 4,
         *,
         causal: bool = False,
+        time: bool = False,
+        classes: int | None = None,
         out: int | None = None,
         positions: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
+        if classes is not None and not time:
+            raise ValueError("labels enter through adaLN, with the time: build the network with time=True")
+        if positions and (width // heads) % 2:
+            raise ValueError(f"rotary positions need heads of even width, got {width} / {heads}")
         self.causal, self.positions, self.head_width = causal, positions, width // heads
+        out = vocab if out is None else out
         self.embed = nn.Embedding(vocab, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(width), zero(nn.Linear(width, vocab if out is None else out))
+        self.condition = Condition(width, classes) if time else None
+        if time:
+            self.blocks = nn.ModuleList(AdaBlock(width, heads, dropout=dropout) for _ in range(depth))
+            self.head: nn.Module = AdaHead(width, out)
+        else:
+            self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+            self.head = nn.Sequential(nn.LayerNorm(width), zero(nn.Linear(width, out)))
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.embed(x)  # (B, L, D)
         angles = rotary_angles(x.shape[1], self.head_width, h) if self.positions else None
+        if self.condition is None:
+            if y is not None:
+                raise ValueError("this network knows no labels: build it with time=True, classes=...")
+            for block in self.blocks:
+                h = block(h, causal=self.causal, angles=angles)
+            return self.head(h)
+        if t is None:
+            raise ValueError("this network is conditioned on time: call it with t (B,), or build it with time=False")
+        c = self.condition(t, y)  # (B, D)
         for block in self.blocks:
-            h = block(h, causal=self.causal, angles=angles)
-        return self.head(self.norm(h))
+            h = block(h, c, causal=self.causal, angles=angles)
+        return self.head(h, c)
 
 
 class DiT(nn.Module):
-    """A Transformer on image patches, told time and label by adaLN-Zero: net(x (B, C, H, W), t (B,), y) -> (B, out,
-    H, W).
+    """The diffusion transformer: net(x (B, C, H, W), t (B,), y) -> (B, out_channels, H, W). arXiv:2212.09748.
 
-    arXiv:2212.09748. Patches of P × P pixels become N = HW/P² tokens with fixed sine–cosine positions; every block
-    begins
-    as the identity, and the output as 0. It costs several times fewer FLOPs than a UNet of the same number of weights.
+    Patches of p×p pixels are tokens with fixed 2-D sine-cosine positions; time and label enter by adaLN-Zero.
+    The output is 0 at the start, whatever the input. With the settings of XL/2 it has the published number of
+    parameters.
 
     Args:
         shape: (C, H, W).
-        patch: P.
-        width, depth, heads: D, the number of blocks, the heads of each.
-        classes: the number of labels, or None; y None is then the null class.
+        patch: p, which must divide H and W.
+        width, depth, heads: D, the number of blocks, and the heads of each.
+        classes: the number of classes: y is (B,) int64, and None means the null class.
         drop: the probability with which a label is dropped in training, for classifier-free guidance.
-        out: output channels, C by default; 2C for a learned variance.
-        context: the width of context tokens (B, M, context) for cross-attention, given as `context=` to forward.
+        context: the width d of context tokens, for cross-attention in every block: y is (B, M, d) instead,
+            and None means one learned null token. Not together with `classes`.
+        out_channels: C by default; 2 C for a learned variance.
         dropout: on both branches of each block.
 
     Raises:
-        ValueError: the patch does not divide the image, heads does not divide width, or width is no multiple of 4.
+        ValueError: patch does not divide H and W, heads does not divide width, width is not a multiple of 4,
+            or both classes and context are given; when called, x has another size.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        patch: int = 4,
+        patch: int,
         width: int = 128,
-        depth: int = 6,
+        depth: int = 4,
         heads: int = 4,
         *,
         classes: int | None = None,
         drop: float = 0.0,
-        out: int | None = None,
         context: int | None = None,
+        out_channels: int | None = None,
         dropout: float = 0.0,
     ):
         super().__init__()
-        channels, height, side = shape
-        if height % patch or side % patch:
-            raise ValueError(f"patches of {patch} pixels do not tile an image of {height} × {side}")
-        self.patch, self.grid = patch, (height // patch, side // patch)
+        channels, height, columns = shape
+        if patch < 1 or height % patch or columns % patch:
+            raise ValueError(f"patch must divide the image's sides, got patch {patch} for {height}×{columns}")
+        if classes is not None and context is not None:
+            raise ValueError("y is either a label (classes=...) or a set of context tokens (context=...), not both")
+        self.shape, self.patch = tuple(shape), patch
+        self.grid = (height // patch, columns // patch)
+        out_channels = channels if out_channels is None else out_channels
         self.embed = nn.Linear(channels * patch**2, width)
-        self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)
+        self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)  # (N, D)
         self.condition = Condition(width, classes, drop)
+        self.null = None if context is None else nn.Parameter(torch.zeros(1, context))
         self.blocks = nn.ModuleList(AdaBlock(width, heads, context, dropout) for _ in range(depth))
-        self.head = AdaHead(width, (channels if out is None else out) * patch**2)
+        self.head = AdaHead(width, out_channels * patch**2)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).mT  # (B, N, C P²)
-        h, c = self.embed(tokens) + self.positions, self.condition(t, y)  # (B, N, D), (B, D)
+    def patchify(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, C p²), patches row by row."""
+        batch, channels, p = len(x), x.shape[1], self.patch
+        x = x.reshape(batch, channels, self.grid[0], p, self.grid[1], p).permute(0, 2, 4, 1, 3, 5)
+        return x.reshape(batch, self.grid[0] * self.grid[1], channels * p * p)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """(B, N, C p²) -> (B, C, H, W): the inverse of `patchify`."""
+        batch, p = len(tokens), self.patch
+        x = tokens.reshape(batch, *self.grid, -1, p, p).permute(0, 3, 1, 4, 2, 5)  # (B, C, h, p, w, p)
+        return x.reshape(batch, -1, self.grid[0] * p, self.grid[1] * p)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"this DiT is built for images {self.shape}, got a batch {tuple(x.shape)}")
+        h = self.embed(self.patchify(x)) + self.positions  # (B, N, D)
+        if self.null is None:
+            c, context = self.condition(t, y), None  # (B, D)
+        else:
+            c, context = self.condition(t), self.null.expand(len(x), -1, -1) if y is None else y
         for block in self.blocks:
             h = block(h, c, context)
-        return F.pixel_shuffle(self.head(h, c).mT.unflatten(2, self.grid), self.patch)  # (B, out, H, W)
+        return self.unpatchify(self.head(h, c))

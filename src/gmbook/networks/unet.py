@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.networks.blocks import Attention, zero
 from gmbook.networks.embed import Condition
-from gmbook.networks.transformer import Attention, zero
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -17,7 +17,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
-class ResBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """skip(x) + conv(SiLU(norm(conv(SiLU(norm x))) modulated by c)): (B, C, H, W), (B, cond) -> (B, out, H, W).
 
     The condition scales and shifts the second norm (arXiv:2105.05233, "adaptive group normalization"); the last
@@ -58,7 +58,7 @@ class Level(nn.Module):
 
     def __init__(self, channels: int, out: int, cond: int, attention: bool, heads: int, dropout: float):
         super().__init__()
-        self.block = ResBlock(channels, out, cond, dropout)
+        self.block = ResidualBlock(channels, out, cond, dropout)
         self.attention = PixelAttention(out, heads) if attention else None
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -75,14 +75,15 @@ class UNet(nn.Module):
 
     Args:
         channels: C.
+        out_channels: C by default; 2C for a learned variance.
         width: channels of the first level.
         multipliers: one number per level.
         blocks: residual blocks per level on the way down; one more on the way up.
-        attention: the levels, counted from 0, that have self-attention. The middle always has it.
+        attention: the levels, counted from 0, that have self-attention; by default the coarsest. The middle always has
+            it.
         heads: the heads of each attention.
         classes: the number of labels, or None; y None is then the null class.
         drop: the probability with which a label is dropped in training, for classifier-free guidance.
-        out: output channels, C by default; 2C for a learned variance.
         patch: the network sees P × P pixels as channels at 1/P of the resolution; 2 makes 28×28 four times cheaper.
         dropout: within residual blocks.
 
@@ -93,22 +94,27 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int,
+        out_channels: int | None = None,
+        *,
         width: int = 32,
         multipliers: tuple[int, ...] = (1, 2, 2),
         blocks: int = 1,
-        attention: tuple[int, ...] = (),
+        attention: tuple[int, ...] | None = None,
         heads: int = 4,
-        *,
         classes: int | None = None,
         drop: float = 0.0,
-        out: int | None = None,
         patch: int = 1,
         dropout: float = 0.0,
     ):
         super().__init__()
-        if blocks < 1 or not multipliers or min(multipliers) < 1:
-            raise ValueError(f"need blocks >= 1 and positive multipliers, got {blocks} and {multipliers}")
-        cond, self.patch, outputs = 4 * width, patch, channels if out is None else out
+        last = len(multipliers) - 1
+        attention = (last,) if attention is None else attention
+        if blocks < 1 or last < 0 or min(multipliers) < 1 or not set(attention) <= set(range(last + 1)):
+            raise ValueError(
+                f"a UNet needs at least one block, one level, and attention only at levels 0..{last}: got "
+                f"blocks={blocks}, multipliers={multipliers}, attention={attention}"
+            )
+        cond, self.patch, outputs = 4 * width, patch, channels if out_channels is None else out_channels
         self.condition = Condition(cond, classes, drop)
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -123,7 +129,7 @@ class UNet(nn.Module):
                 here = width * multiplier
                 skips.append(here)
         self.middle = Level(here, here, cond, True, heads, dropout)
-        self.bottom = ResBlock(here, here, cond, dropout)
+        self.bottom = ResidualBlock(here, here, cond, dropout)
         for k, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
                 self.up.append(Level(here + skips.pop(), width * multiplier, cond, k in attention, heads, dropout))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gmbook.core.chains import MarkovChain, MatrixChain, categorical
 from gmbook.core.schedules import LinearSchedule, Schedule
-from gmbook.core.tokens import Network, TokenModel, check_tokens, kl_categorical
+from gmbook.core.tokens import Network, TokenModel, check_tokens, kl_categorical, last
 
 
 class D3PM(TokenModel):
@@ -75,6 +75,7 @@ class D3PM(TokenModel):
         """One term of the bound, and the cross-entropy of x_0, at steps i (B,) in 1..T: (B,), (B,), nats.
 
         L_{i−1} = KL(q(x_{i−1} | x_i, x_0) ‖ p_θ(x_{i−1} | x_i)), which is L_0 = −log p_θ(x_0 | x_1) when i = 1.
+        With an absorbing chain and the default schedule, KL = CE/i on masks and 0 elsewhere (d3pm-absorbing-kl).
         """
         t, s = self.time(i), self.time(i - 1)
         logits = self(xt, t, y)
@@ -125,8 +126,7 @@ class D3PM(TokenModel):
 
     def sample(self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False) -> Tensor:
         """n samples, (n, L): the end of `denoise`."""
-        *_, x = self.denoise(n, y, steps, greedy)
-        return x
+        return last(self.denoise(n, y, steps, greedy))
 
 
 # ------------------------------------------------------------------------------------------ transition matrices

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gmbook.core.chains import Chain, categorical
+from gmbook.core.paths import check_time
 from gmbook.core.schedules import LinearSchedule, Schedule
-from gmbook.core.tokens import Network, TokenModel, check_tokens
+from gmbook.core.tokens import Network, TokenModel, check_tokens, last
 
 
 class MDLM(TokenModel):
@@ -53,6 +54,7 @@ class MDLM(TokenModel):
         Zero mask probability: the network has no output for the mask. Carry-over: a token that shows is itself
         with probability 1, so that its log is 0 there and −∞ elsewhere.
         """
+        check_time(t)
         logits = self(xt, t if self.timed else torch.zeros_like(t), y)
         shown = torch.where(self.chain.law(xt)[..., : self.mask].bool(), 0.0, -torch.inf).to(logits)
         return torch.where((xt == self.mask)[..., None], logits.log_softmax(-1), shown)
@@ -84,6 +86,9 @@ class MDLM(TokenModel):
     @torch.no_grad()
     def nelbo(self, x: Tensor, y: Tensor | None = None, times: int = 128) -> Tensor:
         """An unbiased estimate of the continuous-time bound on −log p_θ(x): (B,), nats (mdlm-nelbo).
+
+        It depends on the schedule's ends only (mdlm-schedule-invariance), and for an untimed network it is the mean
+        over all orders of the any-order autoregressive −log p (mdlm-any-order).
 
         Args:
             times: the number of intervals of [0, 1], one draw of (t, x_t) in each: the cost in network calls.
@@ -117,11 +122,13 @@ class MDLM(TokenModel):
         """x_1, …, x_0, each (n, L): the ancestral sampler, Section 4 (mdlm-ancestral).
 
         In each step a mask is revealed with probability (ᾱ_s − ᾱ_t)/(1 − ᾱ_t), its token drawn from x_θ.
+        Tokens revealed in the same step are independent: with the ideal network and ᾱ = 1 − t, two tokens come
+        from (1 − 1/N) p + (1/N) p_1 ⊗ p_2 after N steps (mdlm-two-token-law).
 
         Args:
             steps: steps of equal length in t from 1 to 0.
             known: infilling: tokens (n, L) that stand, −1 where they are sought.
-            cache: call the network on the rows that changed, only; of no effect if the network is `timed`.
+            cache: call the network on rows that changed and are not done, only; of no effect if the network is `timed`.
         """
         x = torch.full((n, *self.shape), self.mask, device=self.anchor.device)
         x = x if known is None else torch.where(known >= 0, known, x)
@@ -136,15 +143,14 @@ class MDLM(TokenModel):
             revealed = torch.rand(x.shape, dtype=torch.float64, device=x.device) < self._reveal(t, s)
             revealed &= x == self.mask
             x = torch.where(revealed, categorical(probabilities), x)
-            stale = revealed.any(-1)
+            stale = revealed.any(-1) & (x == self.mask).any(-1)
             yield x
 
     def sample(
         self, n: int, y: Tensor | None = None, steps: int = 128, known: Tensor | None = None, cache: bool = True
     ) -> Tensor:
         """n samples, (n, L): the end of `denoise`."""
-        *_, x = self.denoise(n, y, steps, known, cache)
-        return x
+        return last(self.denoise(n, y, steps, known, cache))
 
     @torch.no_grad()
     def first_hitting(self, n: int, y: Tensor | None = None) -> Tensor:

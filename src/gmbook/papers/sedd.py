@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gmbook.core.chains import Chain, categorical
 from gmbook.core.schedules import LinearSchedule, Schedule
-from gmbook.core.tokens import Network, TokenModel, check_tokens
+from gmbook.core.tokens import Network, TokenModel, check_tokens, last
 
 
 def score_entropy(log_score: Tensor, ratio: Tensor) -> Tensor:
@@ -85,7 +85,8 @@ class SEDD(TokenModel):
         """Σ_{y≠x_t} Q_t(x_t, y)(s_y − r_y log s_y + K(r_y)), r_y = q(y | x_0)/q(x_t | x_0): (B,), nats.
 
         The integrand of the diffusion-weighted denoising score entropy, Theorem 3.6 (sedd-denoising). Every y
-        reaches x_t at the rate σ(t)π_{x_t}, so an absorbing chain weighs masked positions only.
+        reaches x_t at the rate σ(t)π_{x_t}, so an absorbing chain weighs masked positions only; with
+        s_y = x_θ(y)/(e^σ̄ − 1) it is MDLM's weighted cross-entropy (sedd-absorbing).
         """
         keep = self.schedule.keep(t)
         law = self.chain.transition(x, keep)
@@ -133,11 +134,13 @@ class SEDD(TokenModel):
         """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Theorem 4.1 (sedd-tweedie).
 
         With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
-        the error of a finite step comes from.
+        the error of a finite step comes from. At keep_s = 1, where data hold no mask, the mask's entry is cut off:
+        learned scores leave it some mass.
         """
         keep = self.schedule.keep(t)
         undone = self.chain.undo(self.log_score(xt, t, y).exp(), keep, keep_s)
         law = (undone * self.chain.arrival(xt, keep, keep_s)).clamp(min=0)
+        law[..., self.chain.vocab :] *= keep_s < 1
         return law / law.sum(-1, keepdim=True)
 
     @torch.no_grad()
@@ -178,8 +181,7 @@ class SEDD(TokenModel):
         known: Tensor | None = None,
     ) -> Tensor:
         """n samples, (n, L): the end of `denoise`."""
-        *_, x = self.denoise(n, y, steps, sampler, known)
-        return x
+        return last(self.denoise(n, y, steps, sampler, known))
 
 
 def clamp(x: Tensor, known: Tensor | None) -> Tensor:

@@ -8,11 +8,14 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import matplotlib
 from PIL import Image, ImageChops
 
-from gmbook.lab.plots.style import PAPER, Picture
+from gmbook.lab.plots.style import PAPER, RC, Picture, compressed
 
-TIERS = ((130, 64), (110, 48), (100, 32), (90, 24), (80, 16), (64, 12))  # dots per inch, colours: best first
+DETAIL = 130  # dots per inch at which frames are drawn, once
+# Dots per inch and colours, best first.
+TIERS = ((130, 64), (130, 32), (110, 32), (95, 32), (80, 32), (70, 24))
 
 STYLE = (
     ".gm-frames{margin:0;max-width:720px;background:#FCFCFC;color:#1A1A1A;padding:6px;border-radius:4px}"
@@ -47,28 +50,30 @@ class Animation:
         frames: the PNG files, one palette for all of them.
         labels: what the slider says at each frame.
         description: one sentence for those who cannot see it.
+        width: of a frame on the page, in CSS pixels, whatever its resolution.
+        interval: milliseconds per frame.
     """
 
-    def __init__(self, frames: Sequence[bytes], labels: Sequence[str], description: str, interval: int = 200):
-        self.frames, self.labels, self.description, self.interval = (
-            list(frames),
-            list(labels),
-            description,
-            interval,
-        )
+    def __init__(
+        self,
+        frames: Sequence[bytes],
+        labels: Sequence[str],
+        description: str,
+        width: int,
+        interval: int = 200,
+    ):
+        self.frames, self.labels, self.description = list(frames), list(labels), description
+        self.width, self.interval = width, interval
 
     def _repr_html_(self) -> str:
-        """Self-contained HTML: the slider works with the arrow keys, and print shows all frames as a contact
-        sheet."""
+        """Self-contained HTML. The slider obeys the arrow keys; print shows all frames as a contact sheet."""
         last, described = len(self.frames) - 1, html.escape(self.description, quote=True)
         images = []
         for i, (frame, label) in enumerate(zip(self.frames, self.labels)):
             text, data = html.escape(label, quote=True), base64.b64encode(frame).decode()
-            width = int.from_bytes(frame[16:20], "big")
-            height = int.from_bytes(frame[20:24], "big")
             images.append(
                 f'<img src="data:image/png;base64,{data}" alt="{described} {text}" data-label="{text}" '
-                f'width="{width}" height="{height}" style="height:auto"{"" if i == last else " hidden"}>'
+                f'width="{self.width}"{"" if i == last else " hidden"}>'
             )
         label = html.escape(self.labels[-1], quote=True)
         bar = (
@@ -91,7 +96,7 @@ class Animation:
         sheet = Image.new("RGB", (columns * width, -(-count // columns) * height), PAPER)
         for i, image in enumerate(images):
             sheet.paste(image, ((i % columns) * width, (i // columns) * height))
-        return png(sheet.quantize(64, dither=Image.Dither.NONE))
+        return compressed(sheet, 64)
 
     def _repr_png_(self) -> bytes:
         return self.contact_sheet()
@@ -107,7 +112,7 @@ def animate(
     *,
     label: str = "t",
     description: str = "",
-    budget: int = 100_000,
+    budget: int = 150_000,
     interval: int = 200,
 ) -> Animation:
     """Figures as the frames of an animation: animate((plots.samples([x], law) for x in states), times).
@@ -130,51 +135,50 @@ def animate(
         raise ValueError(f"an animation has 1 to 30 frames, got {len(drawn)}: take every k-th")
     if len(drawn) != len(labels):
         raise ValueError(f"need one time per figure: {len(drawn)} figures, {len(labels)} times")
+    images = trimmed([render(picture) for picture in drawn])
+    width = images[0].width * 100 // DETAIL
+    probe = images[:: max(len(images) // 4, 1)]  # a few frames tell which tiers are worth all of them
     for dpi, colours in TIERS:
-        frames = quantised([render(picture, dpi) for picture in drawn], colours)
+        if sum(map(len, quantised(probe, dpi, colours))) * len(images) / len(probe) > 1.1 * budget:
+            continue
+        frames = quantised(images, dpi, colours)
         if sum(map(len, frames)) <= budget:
-            return Animation(frames, labels, description or drawn[0].description, interval)
-    size = sum(map(len, frames))
+            return Animation(frames, labels, description or drawn[0].description, width, interval)
+    size = sum(map(len, quantised(images, *TIERS[-1])))
     raise ValueError(f"{len(drawn)} frames need {size:,} bytes, more than {budget:,}: draw fewer points or frames")
 
 
-def render(picture: Picture, dpi: int) -> Image.Image:
-    """The whole page of a figure, uncropped, so that all frames have one geometry."""
-    crop, picture.crop = picture.crop, False
-    try:
-        return Image.open(io.BytesIO(picture.png(dpi))).convert("RGB")
-    finally:
-        picture.crop = crop
+def render(picture: Picture) -> Image.Image:
+    """The whole page of a figure at DETAIL dots per inch, uncropped, so that all frames have one geometry."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        picture.savefig(stream, format="png", dpi=DETAIL)
+    return Image.open(stream).convert("RGB")
 
 
-def quantised(images: Sequence[Image.Image], colours: int) -> list[bytes]:
-    """The frames as PNG with one palette, cropped by the margin that all of them share.
+def trimmed(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """The images without the margins that all of them share.
 
     Raises:
-        ValueError: the frames differ in size.
+        ValueError: the images differ in size.
     """
     if len({image.size for image in images}) > 1:
-        raise ValueError("all figures of an animation must have one size: give them the same titles and limits")
+        raise ValueError("figures of one animation must have one size: give them equally many panels")
     paper = Image.new("RGB", images[0].size, PAPER)
     boxes = [ImageChops.difference(image, paper).getbbox() or (0, 0, *image.size) for image in images]
     left, top, right, bottom = zip(*boxes)
-    box = (
-        max(min(left) - 6, 0),
-        max(min(top) - 6, 0),
-        min(max(right) + 6, paper.width),
-        min(max(bottom) + 6, paper.height),
-    )
-    images = [image.crop(box) for image in images]
-    width, height = images[0].size
+    low = max(min(left) - 6, 0), max(min(top) - 6, 0)
+    high = min(max(right) + 6, paper.width), min(max(bottom) + 6, paper.height)
+    return [image.crop((*low, *high)) for image in images]
+
+
+def quantised(images: Sequence[Image.Image], dpi: int, colours: int) -> list[bytes]:
+    """The images, drawn at DETAIL, as PNG at `dpi` with one palette for all, so that nothing flickers."""
+    width, height = (side * dpi // DETAIL for side in images[0].size)
     strip = Image.new("RGB", (width, height * len(images)))
     for i, image in enumerate(images):
-        strip.paste(image, (0, i * height))
-    strip = strip.quantize(colours, dither=Image.Dither.NONE)
-    return [png(strip.crop((0, i * height, width, (i + 1) * height))) for i in range(len(images))]
-
-
-def png(image: Image.Image) -> bytes:
-    """An image as optimised PNG."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+        strip.paste(image.resize((width, height), Image.Resampling.LANCZOS), (0, i * height))
+    # An octree keeps the hues of few pixels (points), where a median cut favours the background.
+    strip = strip.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    frames = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(images))]
+    return [compressed(frame, None) for frame in frames]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from gmbook.core.denoiser import Law
@@ -29,6 +30,7 @@ from gmbook.lab.plots.style import (
     canvas,
     listed,
     luminance,
+    picture_of,
     same_length,
     single,
     styled,
@@ -45,29 +47,29 @@ def smoothed(y: NDArray[Any], window: int) -> NDArray[Any]:
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move positions in [0, 1] apart, in their order, until neighbours are `gap` apart; as little as a sweep
-    up and a sweep down can, and inside [0, 1] where there is room."""
+    """The nearest positions (least squares) in the same order, `gap` apart, inside [0, 1] where there is
+    room.
+
+    Less the gaps, i·gap, the i-th smallest position must be monotone in i: that is isotonic regression.
+    """
     order = np.argsort(positions, kind="stable")
-    moved = np.asarray(positions, dtype=float)[order]
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + gap)
-    if len(moved):
-        moved[-1] = min(moved[-1], 1.0)
-    for i in range(len(moved) - 2, -1, -1):
-        moved[i] = min(moved[i], moved[i + 1] - gap)
-    result = np.empty_like(moved)
-    result[order] = moved
+    shifts = gap * np.arange(len(order))
+    fitted = isotonic_regression(np.asarray(positions, dtype=float)[order] - shifts).x
+    result = np.empty(len(order))
+    result[order] = np.clip(fitted, 0, max(1 - shifts[-1], 0)) + shifts
     return result.tolist()
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Write (name, height in data units, colour) to the right of the axes without overlaps, instead of a legend."""
+    """Write (name, height in data units, colour) to the right of the axes without overlaps: no legend."""
     ends = [end for end in ends if end[0]]
     if not ends:
         return
     at = ax.transData.transform([(ax.get_xlim()[1], height) for _, height, _ in ends])
     fractions = np.clip(ax.transAxes.inverted().transform(at)[:, 1], 0, 1)
-    inches = 0.78 * ax.figure.get_figheight() / ax.get_gridspec().nrows  # of the axes, once labels have their room
+    layout = ax.get_gridspec()
+    rows = layout.nrows if layout else 1
+    inches = 0.78 * picture_of(ax).get_figheight() / rows  # of the axes
     for (name, _, colour), height in zip(ends, spread(fractions.tolist(), 0.17 / inches)):
         colour = colour if luminance(colour) < 0.3 else INK
         ax.annotate(name, (1, height), (5, 0), "axes fraction", "offset points", color=colour, va="center")
@@ -136,7 +138,7 @@ def curves(
     ax.grid(axis="y", color="#E3E3E3", linewidth=0.6)
     ax.set_axisbelow(True)
     label_ends(ax, ends)
-    return ax.figure
+    return picture_of(ax)
 
 
 def abscissae(values: Series, x: Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -174,7 +176,8 @@ def bars(
     Raises:
         ValueError: the groups, or the labels, differ in length.
     """
-    same_length(labels=labels, **groups)
+    lists: dict[str, Any] = {**groups, "labels": labels}
+    same_length(**lists)
     ax = single(ax, (5.4, 2.8), listed([title or ylabel, *groups], "Bars"))
     count = len(next(iter(groups.values())))
     position = np.arange(count) + first
@@ -184,10 +187,15 @@ def bars(
         colour = (colours or {}).get(name, default)
         if count > 50:
             edges = np.arange(count + 1) + first - 0.5
-            ax.stairs(array(heights), edges, fill=len(groups) == 1, color=colour, linewidth=1.3)
+            ax.stairs(array(heights), edges, fill=len(groups) == 1, color=colour, linewidth=1.3, label=name)
         else:
-            ax.bar(position + (i - (len(groups) - 1) / 2) * width, array(heights), width * 0.94, color=colour)
-        ends.append((name, float(heights[-1]), colour))
+            ax.bar(
+                position + (i - (len(groups) - 1) / 2) * width,
+                array(heights),
+                width * 0.94,
+                color=colour,
+                label=name,
+            )
     for name, value in (floors or {}).items():
         ax.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
         ends.append((name, value, GREY))
@@ -198,8 +206,10 @@ def bars(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if logy:
         ax.set_yscale("log")
+    if named(ax)[1]:
+        ax.legend(*named(ax), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     label_ends(ax, ends)
-    return ax.figure
+    return picture_of(ax)
 
 
 @styled
@@ -241,8 +251,9 @@ def histogram(
         x = torch.linspace(low, high, 400)
         ax.plot(array(x), array(pdf(x)), color=DATA, linewidth=1.5, label="exact")
     ax.set(xlabel=xlabel, ylabel="density", title=title, xlim=(low, high), ylim=(0, None))
-    ax.legend(*named(ax), frameon=False) if named(ax)[1] else None
-    return ax.figure
+    if named(ax)[1]:
+        ax.legend(*named(ax), frameon=False)
+    return picture_of(ax)
 
 
 def named(ax: Axes) -> tuple[list[Any], list[str]]:
@@ -259,7 +270,7 @@ def paths_1d(
     titles: Sequence[str] | None = None,
     *,
     limits: tuple[float, float] = (-3.2, 3.2),
-    most: int = 40,
+    most: int = 25,
 ) -> Figure:
     """One-dimensional paths x_t against t, over the exact marginal density: ODE and SDE bundles side by side.
 

@@ -34,6 +34,7 @@ from gmbook.lab.plots.style import (
     array,
     canvas,
     listed,
+    picture_of,
     same_length,
     single,
     styled,
@@ -70,18 +71,10 @@ def frame(ax: Axes, limits: Limits, title: str = "", left: bool = True, bottom: 
     ax.spines[:].set_visible(True)
 
 
-def shade(
-    ax: Axes,
-    law: Law | None,
-    limits: Limits,
-    cmap: str | Colormap = SHADE,
-    vmax: float | None = None,
-    cells: int = 160,
-) -> AxesImage | None:
-    """Draw a law's density as an image, or nothing for None."""
-    if law is None:
-        return None
-    return heat(ax, array(density_values(law, limits, cells)), limits, cmap, 0.0, vmax)
+def shade(ax: Axes, law: Law | None, limits: Limits) -> None:
+    """Draw a law's density in grey, behind what comes next; nothing for None."""
+    if law is not None:
+        heat(ax, array(density_values(law, limits)), limits, SHADE, 0.0, None)
 
 
 def heat(
@@ -92,7 +85,7 @@ def heat(
     return ax.imshow(values, cmap, origin="lower", extent=extent, vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
-def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[np.object_]]:
+def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Picture, NDArray[Any]]:
     """rows × columns square panels: at most `width` inches each, and together at most a page wide."""
     return canvas(rows, columns, panel=(width, width), layout="compressed", sharex=True, sharey=True)
 
@@ -110,35 +103,49 @@ def wrapped(count: int, width: float = 2.4) -> tuple[Picture, list[Axes], int]:
 def place(ax: Axes, index: int, columns: int, count: int, limits: Limits, title: str) -> None:
     """`frame` for panel `index` of a wrapped row."""
     frame(ax, limits, title, left=index % columns == 0, bottom=index + columns >= count)
+    if index // columns < (count - 1) // columns:
+        ax.set_xlabel("")  # the last row names the axis; a panel above a gap still shows its numbers
 
 
 @styled
 def density(law: Law, *, limits: Limits = LIMITS, title: str = "", ax: Axes | None = None) -> Figure:
     """The density of one law in the plane, with its scale. Alt: heat map of p(x), brighter where likelier."""
     ax = single(ax, (3.6, 3.0), listed([title], "Density in the plane"))
-    image = shade(ax, law, limits, DENSITY)
+    image = heat(ax, array(density_values(law, limits)), limits, DENSITY, 0.0, None)
     frame(ax, limits, title)
-    ax.figure.colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
-    return ax.figure
+    picture_of(ax).colorbar(image, ax=ax, label="p(x)", shrink=0.9).outline.set_visible(False)
+    return picture_of(ax)
 
 
 @styled
-def densities(laws: Sequence[Law], titles: Sequence[str] | None = None, *, limits: Limits = LIMITS) -> Figure:
-    """The densities of several laws side by side, on one scale. Alt: a row of heat maps, brighter where
-    likelier.
+def densities(
+    laws: Sequence[Law],
+    titles: Sequence[str] | None = None,
+    *,
+    shared: bool = True,
+    limits: Limits = LIMITS,
+) -> Figure:
+    """The densities of several laws side by side. Alt: heat maps in a row, brighter where likelier.
+
+    Args:
+        shared: one colour scale for all, so that heights compare; False scales each by its own maximum, so
+            that a flat law beside a peaked one still shows its shape.
 
     Raises:
         ValueError: as many titles as laws are needed.
     """
     same_length(laws=laws, titles=titles)
-    titles = titles or [""] * len(laws)
     values = [array(density_values(law, limits)) for law in laws]
+    peaks = [float(value.max()) for value in values]
+    values = values if shared else [value / peak for value, peak in zip(values, peaks)]
     picture, axes, columns = wrapped(len(laws))
-    for i, (ax, value, title) in enumerate(zip(axes, values, titles)):
-        image = heat(ax, value, limits, DENSITY, 0.0, max(v.max() for v in values))
-        place(ax, i, columns, len(laws), limits, title)
-    picture.colorbar(image, ax=axes, label="p(x)", aspect=30).outline.set_visible(False)
-    picture.description = listed(titles, "Densities in the plane, on one colour scale")
+    for i, (ax, value) in enumerate(zip(axes, values)):
+        image = heat(ax, value, limits, DENSITY, 0.0, max(peaks) if shared else 1.0)
+        place(ax, i, columns, len(laws), limits, titles[i] if titles else "")
+    bar = picture.colorbar(image, ax=axes, label="p(x)" if shared else "p(x) / max p", aspect=30)
+    bar.outline.set_visible(False)
+    scale = "on one colour scale" if shared else "each on its own colour scale"
+    picture.description = listed(titles or [], f"Densities in the plane, {scale}")
     return picture
 
 
@@ -175,7 +182,15 @@ def samples(
         shade(ax, laws[i], limits)
         area = size or float(np.clip(2500 / max(len(cloud), 1), 1.0, 8.0))
         colour = colours[i] if colours else MODEL
-        ax.scatter(*array(cloud).T, s=area, color=colour, linewidths=0, alpha=0.75, rasterized=True)
+        ax.scatter(
+            array(cloud)[:, 0],
+            array(cloud)[:, 1],
+            s=area,
+            color=colour,
+            linewidths=0,
+            alpha=0.75,
+            rasterized=True,
+        )
         place(ax, i, columns, count, limits, titles[i] if titles else "")
     picture.description = listed(titles or [], "Samples over the exact density")
     return picture
@@ -283,7 +298,7 @@ def mass_levels(density: NDArray[Any], masses: Sequence[float]) -> list[float]:
     """The density levels whose superlevel sets hold these fractions of the mass, in rising order."""
     ordered = np.sort(density.ravel())[::-1]
     share = np.cumsum(ordered) / ordered.sum()
-    levels = {float(ordered[min(np.searchsorted(share, mass), ordered.size - 1)]) for mass in masses}
+    levels = {float(ordered[min(int(np.searchsorted(share, mass)), ordered.size - 1)]) for mass in masses}
     return sorted(levels)
 
 
@@ -370,11 +385,12 @@ def trajectories(
         shade(ax, law, limits)
         pieces = np.stack([walk[:, :-1], walk[:, 1:]], 2)  # (B, T − 1, 2, 2)
         progress = np.tile(np.arange(walk.shape[1] - 1) / max(walk.shape[1] - 2, 1), len(walk))
-        lines = LineCollection(pieces.reshape(-1, 2, 2), cmap=TIME, array=progress, linewidths=0.9, alpha=0.9)
+        lines = LineCollection(list(pieces.reshape(-1, 2, 2)), cmap=TIME, array=progress, linewidths=0.9)
         lines.set_clim(0, 1)
         ax.add_collection(lines)
-        ax.scatter(*walk[:, 0].T, s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3, label="start")
-        ax.scatter(*walk[:, -1].T, s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4, label="end")
+        first, last = walk[:, 0], walk[:, -1]
+        ax.scatter(first[:, 0], first[:, 1], s=14, facecolors=PAPER, edgecolors=NOISE, linewidths=1.0, zorder=3)
+        ax.scatter(last[:, 0], last[:, 1], s=12, color=MODEL, linewidths=0.4, edgecolors=PAPER, zorder=4)
         place(ax, i, columns, len(paths), limits, titles[i] if titles else "")
     bar = picture.colorbar(lines, ax=axes, ticks=[0, 1], aspect=30)
     bar.ax.set_yticklabels(["start", "end"])
@@ -463,4 +479,4 @@ def ellipses(
         if labels:
             ax.annotate(labels[k], centre, (4, 4), textcoords="offset points", color=INK)
     frame(ax, limits, title)
-    return ax.figure
+    return picture_of(ax)

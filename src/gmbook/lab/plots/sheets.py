@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gmbook.lab.plots.style import DPI, PAGE, PAPER, Picture, array, listed, styled
 
+CELL = 0.62  # inches: the height of one image
+
 
 def tile(images: NDArray[Any], columns: int, gap: int = 1, background: float = 0.985) -> NDArray[Any]:
     """Images (N, H, W, C) in rows of `columns`, `gap` pixels apart: (rows·(H + gap) − gap, columns·(W + gap)
@@ -43,18 +45,23 @@ def pixels(x: Tensor, limits: tuple[float, float]) -> NDArray[Any]:
 
 
 def sheet_picture(
-    sheet: NDArray[Any], title: str, rows: Sequence[tuple[str, float]], columns: Sequence[tuple[str, float]]
+    sheet: NDArray[Any],
+    cell: int,
+    title: str,
+    rows: Sequence[tuple[str, float]],
+    columns: Sequence[tuple[str, float]],
 ) -> Picture:
     """A picture in which every pixel of `sheet` is a square of whole device pixels, with names at the
     margins.
 
-    `rows` and `columns` are (name, centre in sheet pixels).
+    `cell` is the height of one image, shown at about CELL inches where the page has room; `rows` and
+    `columns` are (name, centre in sheet pixels).
     """
     left = 0.08 + max([0.085 * max(map(len, name.split("\n"))) for name, _ in rows], default=0.0)
     top = 0.06 + 0.24 * bool(title) + 0.2 * bool(columns)
     height, width = sheet.shape[:2]
-    zoom = max(1, int((PAGE - left - 0.08) * DPI // width))
-    zoom = min(zoom, max(1, int(0.02 * DPI * 1.25)), max(1, int(6.5 * DPI // height)))
+    fitting = min((PAGE - left - 0.08) * DPI / width, 7.5 * DPI / height)
+    zoom = max(1, int(min(fitting, CELL * DPI / cell)))
     margin = int(left * DPI), int(top * DPI), int(0.08 * DPI)  # left, top, right and bottom, in device pixels
     whole_width, whole_height = margin[0] + zoom * width + margin[2], margin[1] + zoom * height + margin[2]
     picture = Picture(figsize=(whole_width / DPI, whole_height / DPI), dpi=100, crop=False)
@@ -75,6 +82,12 @@ def sheet_picture(
     return picture
 
 
+def pleasant_columns(count: int) -> int:
+    """Columns for `count` images: about 1.5 √count, with no gap in the last row where that is possible."""
+    choices = range(int(np.ceil(np.sqrt(count))), int(3 * np.sqrt(count)) + 1)
+    return min(choices, key=lambda columns: (count % columns != 0, abs(columns - 1.5 * np.sqrt(count))))
+
+
 @styled
 def images(
     x: Tensor,
@@ -88,7 +101,7 @@ def images(
 
     Args:
         x: (N, 1, H, W) or (N, 3, H, W).
-        columns: by default about twice as many as rows.
+        columns: by default somewhat more than rows.
         limits: the values shown as black and white: the book's (−1, 1) by default, (0, 1) for probabilities.
         gap: pixels between images.
 
@@ -96,8 +109,8 @@ def images(
         ValueError: x has another shape.
     """
     values = pixels(x, limits)
-    columns = columns or min(len(x), int(np.ceil(np.sqrt(2 * len(x)))))
-    picture = sheet_picture(tile(values, columns, gap), title, [], [])
+    columns = columns or pleasant_columns(len(x))
+    picture = sheet_picture(tile(values, columns, gap), x.shape[2], title, [], [])
     picture.description = listed([title], f"A sheet of {len(x)} images")
     return picture
 
@@ -131,6 +144,6 @@ def image_rows(
     sheet = tile(np.concatenate([pixels(x, limits) for x in rows.values()]), count, gap)
     row_names = [(name, i * (height + gap) + (height - 1) / 2) for i, name in enumerate(rows)]
     column_names = [(name, i * (width + gap) + (width - 1) / 2) for i, name in enumerate(columns or [])]
-    picture = sheet_picture(sheet, title, row_names, column_names)
+    picture = sheet_picture(sheet, height, title, row_names, column_names)
     picture.description = listed([title, *rows], "Rows of images")
     return picture
