@@ -101,7 +101,7 @@ class CNF(Bijection):
         def rates(state: Tensor, t: Tensor) -> Tensor:
             grad = torch.is_grad_enabled()
             z = state[:, :-3].reshape(shape)
-            if not z.requires_grad:
+            if not (grad and z.requires_grad):  # without grad a view may claim to require it, and is no graph's
                 z = z.detach().requires_grad_()
             f, trace = divergence(lambda z: self.field(z, t), z, epsilon, create_graph=grad or with_jacobian)
             jacobian = torch.zeros_like(trace)

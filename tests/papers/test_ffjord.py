@@ -1,0 +1,262 @@
+"""Continuous flows, against linear algebra, closed-form solutions, brute-force traces and plain back-propagation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gmbook.core.gaussians import GaussianMixture
+from gmbook.core.solvers import dopri5, euler, rk4
+from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
+
+
+class Field(nn.Module):
+    """A field given by a function of (z, t)."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, z, t, y=None):
+        return self.function(z, t)
+
+
+class TanhNet(nn.Module):
+    """tanh layers that see the time as one more channel, on vectors and images."""
+
+    def __init__(self, shape, width=16):
+        super().__init__()
+        self.axes, c = len(shape) - 1, shape[0]
+        layer = nn.Linear if len(shape) == 1 else lambda i, o: nn.Conv2d(i, o, 3, padding=1)
+        self.net = nn.Sequential(layer(c + 1, width), nn.Tanh(), layer(width, width), nn.Tanh(), layer(width, c))
+
+    def forward(self, z, t, y=None):
+        time = t.reshape(-1, 1, *(1,) * self.axes).expand(-1, 1, *z.shape[2:])
+        return self.net(torch.cat([z, time], 1))
+
+
+def model(shape, **options):
+    torch.manual_seed(0)
+    return FFJORD(TanhNet(shape), shape, **options).double().eval()
+
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 8, 8)], ids=str)
+@pytest.mark.equation("ffjord-trace")
+@pytest.mark.equation("ffjord-augmented")
+def test_contract(shape):
+    """Invertible, and the integral of the trace is the log-determinant of the whole map's autograd Jacobian."""
+    loose = {"solver": rk4, "times": torch.linspace(0, 1, 6), "use_adjoint": False}
+    flow = model(shape, **(TIGHT | {"use_adjoint": False} if shape == (2,) else loose))
+    x = torch.randn(1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = flow.bijection(x)
+        torch.testing.assert_close(flow.bijection.inverse(z), x, rtol=0, atol=1e-6)
+        sample = flow.sample(2)
+        assert sample.shape == (2, *shape)
+        torch.testing.assert_close(flow.bijection.inverse(flow.bijection(sample)[0]), sample, rtol=0, atol=1e-6)
+
+    def noise(v):  # back through the solver: nothing of the trace's code
+        return list(flow.cnf.solver(flow.cnf.field, v, flow.cnf.times))[-1]
+
+    z = noise(x.requires_grad_())
+    seeds = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *z.shape)
+    (jacobian,) = torch.autograd.grad(z, x, seeds, is_grads_batched=True)
+    expected = torch.linalg.slogdet(jacobian.flatten(1))[1]
+    assert abs(log_det[0] - expected) < (1e-8 if shape == (2,) else 1e-5)
+
+
+@pytest.mark.fact("FFJORD-F1")
+@pytest.mark.equation("ffjord-augmented")
+def test_linear_field_is_an_exact_gaussian():
+    """dz/dt = −Az carries data N(0, E Eᵀ), E = e^A, to N(0, I); the paper's sign in this direction is refuted."""
+    torch.manual_seed(1)
+    a = 0.7 * torch.randn(3, 3, dtype=torch.float64)
+    flow = FFJORD(Field(lambda z, t: -z @ a.T), (3,), **TIGHT).double().eval()
+    x, e = torch.randn(5, 3, dtype=torch.float64), torch.linalg.matrix_exp(a)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(3).double(), e @ e.T).log_prob(x)
+    with torch.no_grad():
+        torch.testing.assert_close(flow.log_prob(x), exact, rtol=0, atol=1e-8)
+        z, log_det = flow.bijection(x)
+        assert ((flow.base.log_prob(z) - log_det) - exact).abs().min() > 0.01
+        covariance = flow.sample(100_000).T.cov()
+    torch.testing.assert_close(covariance, e @ e.T, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.fact("FFJORD-F2")
+@pytest.mark.equation("ffjord-trace")
+def test_a_non_linear_field_with_a_known_solution():
+    """dz/dt = tanh z: sinh z(t) = e^t sinh z(0), log|dz/dx| = log(e cosh x / cosh z)."""
+    cnf = CNF(Field(lambda z, t: z.tanh()), rtol=1e-12, atol=1e-12).double().eval()
+    x = torch.tensor([[0.37], [-1.2], [2.0]], dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = cnf(x)
+    exact = torch.asinh(math.e * x.sinh())
+    torch.testing.assert_close(z, exact, rtol=0, atol=1e-9)
+    torch.testing.assert_close(log_det, (1 + x.cosh().log() - exact.cosh().log())[:, 0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.fact("FFJORD-F3")
+@pytest.mark.equation("ffjord-adjoint")
+def test_adjoint_of_a_known_gradient():
+    """dz/dt = θz, L = z(1)²/2 gives dL/dθ = z(1)² and dL/dx = z(1)e^θ, and the log-determinant θ adds 1."""
+
+    class Growth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = nn.Parameter(torch.tensor(-0.8))
+
+        def forward(self, z, t, y=None):
+            return self.theta * z
+
+    for use_adjoint in (True, False):
+        cnf = CNF(Growth(), probe=None, use_adjoint=use_adjoint, **TIGHT).double()
+        x = torch.tensor([[1.7]], dtype=torch.float64, requires_grad=True)
+        z, log_det = cnf(x)
+        (z.square() / 2 + log_det).sum().backward()
+        end = 1.7 * math.exp(cnf.net.theta.item())
+        assert abs(cnf.net.theta.grad - (end**2 + 1)) < 1e-8
+        assert abs(x.grad - end * math.exp(cnf.net.theta.item())) < 1e-8
+
+
+@pytest.mark.equation("ffjord-adjoint")
+def test_adjoint_is_back_propagation_in_the_limit():
+    """Both gradients of the regularised loss agree at tight tolerances; the adjoint's drifts at loose ones."""
+    x, gradients = torch.randn(8, 2, dtype=torch.float64), {}
+    for use_adjoint, tolerance in ((True, 1e-9), (False, 1e-9), (True, 1e-2)):
+        options = {"rtol": tolerance, "atol": tolerance, "use_adjoint": use_adjoint}
+        flow = model((2,), kinetic=0.1, jacobian=0.1, **options).train()
+        torch.manual_seed(3)
+        flow.loss(x).backward()
+        gradients[use_adjoint, tolerance] = torch.cat([p.grad.flatten() for p in flow.parameters()])
+    exact = gradients[False, 1e-9]
+    tight, loose = ((gradients[True, t] - exact).norm() / exact.norm() for t in (1e-9, 1e-2))
+    assert tight < 1e-6 and loose > 10 * tight
+
+
+@pytest.mark.fact("FFJORD-F4")
+@pytest.mark.equation("ffjord-hutchinson-variance")
+def test_variances_of_the_two_probes():
+    """On a linear field: 2‖A_s‖_F² for Gaussian, 2(‖A_s‖_F² − Σa_ii²) for Rademacher probes; 24 and 4 in exercise 1."""
+    torch.manual_seed(0)
+    for a in (torch.randn(6, 6), torch.tensor([[1.0, 2.0], [0.0, 3.0]])):
+        symmetric = (a + a.T) / 2
+        full, diagonal = symmetric.square().sum(), a.diagonal().square().sum()
+        for probe, expected in ((gaussian, 2 * full), (rademacher, 2 * (full - diagonal))):
+            cnf = CNF(Field(lambda z, t, a=a: z @ a.T), solver=euler)
+            log_det = cnf.solve(torch.zeros(400_000, len(a)), probe).log_det
+            assert abs(log_det.var() / expected - 1) < 0.02
+            assert abs(log_det.mean() - a.trace()) < 4 * log_det.std() / 400_000**0.5
+    assert 2 * full == 24 and 2 * (full - diagonal) == 4
+
+
+@pytest.mark.equation("ffjord-hutchinson")
+def test_stochastic_log_likelihood_is_unbiased():
+    """The mean of log p over 2,000 probes equals the exact trace's within three standard errors."""
+    flow = model((2,), probe=rademacher)
+    with torch.no_grad():
+        nn.init.normal_(flow.cnf.net.net[2].weight)
+        x = torch.tensor([[0.4, -0.9]], dtype=torch.float64).expand(2000, 2)
+        exact = flow.log_prob(x)
+        noisy = flow.train().log_prob(x)
+    assert exact.std() < 1e-9 < 1e-2 < noisy.std()
+    assert abs(noisy.mean() - exact[0]) < 3 * noisy.std() / 2000**0.5
+
+
+@pytest.mark.equation("ffjord-hutchinson")
+def test_the_probe_is_fixed_during_a_solve():
+    """One draw per solve; a field with a new ε at each evaluation costs an adaptive solver many more steps."""
+    draws, x = [], torch.randn(32, 2, dtype=torch.float64)
+
+    def counted(x):
+        draws.append(1)
+        return rademacher(x)
+
+    flow = model((2,), probe=counted, rtol=1e-4, atol=1e-4).train()
+    nn.init.normal_(flow.cnf.net.net[2].weight)
+    with torch.no_grad():
+        flow.log_prob(x)
+        calls = flow.cnf.evaluations
+        assert len(draws) == 1 and calls > 7
+        cnf, fresh = flow.cnf, 0
+
+        def chaotic(state, t):
+            return cnf._augmented(x.shape, rademacher(x), False)(state, t)
+
+        state = torch.cat([x, x.new_zeros(32, 3)], 1)
+        cnf.evaluations = 0
+        try:
+            list(dopri5(chaotic, state, cnf.times, rtol=1e-4, atol=1e-4, max_steps=40 * calls))
+        except RuntimeError:
+            fresh = 40 * calls
+    assert max(fresh, cnf.evaluations) > 5 * calls
+
+
+def test_round_trip_shrinks_with_the_tolerance():
+    x, errors = torch.randn(64, 2, dtype=torch.float64), []
+    for tolerance in (1e-3, 1e-5, 1e-8):
+        flow = model((2,), rtol=tolerance, atol=tolerance)
+        nn.init.normal_(flow.cnf.net.net[2].weight, std=0.5)
+        with torch.no_grad():
+            errors.append((flow.bijection.inverse(flow.bijection(x)[0]) - x).abs().max())
+    assert errors[1] < 1e-4 and errors[0] > 5 * errors[1] > 25 * errors[2]
+
+
+@pytest.mark.equation("ffjord-kinetic")
+def test_kinetic_and_jacobian_of_a_linear_field():
+    """f = −z: ∫‖f‖² dt = ‖x‖²(1 − e^{−2})/2 and ‖εᵀ∂f/∂z‖² = D for ±1 probes."""
+    cnf = CNF(Field(lambda z, t: -z), **TIGHT).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    with torch.no_grad():
+        solution = cnf.solve(x, rademacher, with_jacobian=True)
+    torch.testing.assert_close(solution.kinetic, x.square().sum(1) * (1 - math.exp(-2)) / 2)
+    torch.testing.assert_close(solution.jacobian, torch.full((4,), 3.0, dtype=torch.float64))
+    with pytest.raises(ValueError, match="give one"):
+        cnf.solve(x, None, with_jacobian=True)
+
+
+@pytest.mark.equation("change-of-variables")
+def test_density_integrates_to_one():
+    flow = model((2,), solver=rk4, times=torch.linspace(0, 1, 9))
+    axis = torch.linspace(-8, 8, 121, dtype=torch.float64)
+    with torch.no_grad():
+        mass = flow.log_prob(torch.cartesian_prod(axis, axis)).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert abs(mass - 1) < 1e-3
+
+
+def test_images_are_dequantised_and_counted_in_bits():
+    """With the field zero and a logit(.05), bits/dim are those of N(0, 1) on the logits: by quadrature over pixels."""
+    flow = FFJORD(Field(lambda z, t: 0 * z), (1, 4, 4), alpha=0.05).double().eval()
+    k = torch.randint(256, (64, 1, 4, 4))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        bits = flow.bits_per_dim(k)
+    torch.manual_seed(1)
+    p = 0.05 + 0.9 * ((k + torch.rand(k.shape)) / 256).double()
+    density = torch.exp(-((p / (1 - p)).log() ** 2) / 2) / math.sqrt(2 * math.pi) * 0.9 / (p * (1 - p)) / 256
+    torch.testing.assert_close(bits, -density.log2().flatten(1).mean(1), rtol=1e-5, atol=1e-5)
+    assert FFJORD(TanhNet((1, 4, 4)), (1, 4, 4), alpha=0.05).loss(k).isfinite()
+
+
+def test_training_approaches_the_negative_entropy():
+    torch.manual_seed(0)
+    law = GaussianMixture(torch.ones(2), torch.tensor([[1.5, 0.0], [-1.5, 0.0]]), torch.full((2,), 0.3))
+    options = {"solver": rk4, "times": torch.linspace(0, 1, 4), "use_adjoint": False, "kinetic": 0.01}
+    flow = FFJORD(TanhNet((2,), 32), (2,), **options)
+    optimiser = torch.optim.Adam(flow.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, 60)
+    for _ in range(60):
+        loss = flow.loss(law.sample(192))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    x = law.sample(4000)
+    with torch.no_grad():
+        gap = (law.log_prob(x) - flow.eval().log_prob(x)).mean()
+    gaussian_fit = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov())
+    assert -0.01 < gap < 0.1, gap
+    assert (law.log_prob(x) - gaussian_fit.log_prob(x)).mean() > 0.25
