@@ -3,8 +3,8 @@
 A stream's whole state is the number of batches that it has served: batch k is a function of (seed, k). So a
 checkpoint stores a few integers, and a run that is resumed sees exactly the data of one that never stopped.
 
-With `world` processes, process `rank` gets its share of a batch of world × size examples; put together in rank
-order, the shares are what one process with that size would have seen.
+With `world` processes, process `rank` gets its share of a batch of world × size examples; put together in
+rank order, the shares are what one process with that size would have seen.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class Batches(Stream):
         y: (N,) labels, or None.
         size: examples per batch and process, B.
         device: where the set and the batches live.
-        augment: maps the raw batch to another, for example a random flip; draws from torch's default generator.
+        augment: maps the raw batch to another, for example a random flip, with torch's default
+            generator.
         transform: maps the batch to what the model sees, for example `gmbook.lab.data.scale`.
         seed, rank, world: see the module.
 

@@ -1,7 +1,7 @@
 """The real data of the book: 8×8 digits, MNIST, CIFAR-10, text8; pixel scales; the 27-letter alphabet.
 
-One function per set, `digits`, `mnist`, `cifar10`, `text8`, each with a split "train", "valid" or "test". They
-read what is on the machine (the folder that GMBOOK_DATA names, then `data/cache/`), check it, and never
+One function per set, `digits`, `mnist`, `cifar10`, `text8`, each with a split "train", "valid" or "test".
+They read what is on the machine (the folder that GMBOOK_DATA names, then `data/cache/`), check it, and never
 download; `gmbook.lab.download.fetch`, or the command `gmbook data NAME`, does.
 """
 
@@ -86,7 +86,7 @@ class TextSet:
         return f"text8 (its first {self.whole / 1e6:.1f} MB)" if self.is_prefix else "text8"
 
     def chunks(self, length: int) -> Tensor:
-        """The text cut into windows that do not overlap: (⌊N / length⌋, length) int64; the rest is dropped."""
+        """The text cut into windows that do not overlap: (⌊N / length⌋, length) int64; the rest is cut."""
         if not 1 <= length <= len(self):
             raise ValueError(f"length must be in 1..{len(self)}, got {length}")
         count = len(self) // length
@@ -223,11 +223,11 @@ def unscale(x: Tensor, levels: int = 256) -> Tensor:
 
 
 def dequantise(x: Tensor, levels: int = 256) -> Tensor:
-    """(x + u) / levels with u uniform: uint8 in 0..levels-1 -> float32 in (0, 1), any shape (def-dequantise).
+    """(x + u) / levels with u uniform: uint8 in 0..levels-1 -> float32 in (0, 1), any shape.
 
     A density of the result bounds the mass of x: E_u log p((x+u)/levels) − D log levels ≤ log P(x)
-    (arXiv:1511.01844, section 3.1). u takes the 2¹⁵ values (j + ½) / 2¹⁵, so that float32 holds x + u exactly:
-    with a plain `rand`, 255 + u rounds to 256 now and then, and the result is 1.
+    (arXiv:1511.01844, section 3.1). u takes the 2¹⁵ values (j + ½) / 2¹⁵, so that float32 holds x + u
+    exactly: with a plain `rand`, 255 + u rounds to 256 now and then, and the result is 1.
     """
     _check_levels(x, levels)
     u = torch.randint(2**15, x.shape, device=x.device).float().add(0.5) / 2**15
@@ -242,7 +242,7 @@ def quantise(x: Tensor, levels: int = 256) -> Tensor:
 def binarise(x: Tensor, levels: int = 256) -> Tensor:
     """Dynamic binarisation: each pixel is 1 with probability x / (levels − 1), drawn anew at each call.
 
-    uint8 in 0..levels-1 -> float32 in {0, 1}, any shape. (arXiv:1509.00519, section 5: a fresh draw per batch.)
+    uint8 in 0..levels-1 -> float32 in {0, 1}, any shape.
     """
     _check_levels(x, levels)
     return (torch.rand(x.shape, device=x.device) < x.float() / (levels - 1)).float()
@@ -288,7 +288,7 @@ def _corrupt(path: Path, name: str, why: str) -> DataCorrupt:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A gzipped idx file of bytes with exactly this shape: magic 0, 0, 8, rank; big-endian sizes; the bytes."""
+    """A gzipped idx file of bytes of this shape: magic 0, 0, 8, rank; big-endian sizes; the bytes."""
     try:
         with gzip.open(path) as file:
             raw = file.read()

@@ -83,7 +83,7 @@ class Entry:
 
 @functools.cache
 def registry() -> dict[str, Entry]:
-    """All data sets, by name, as `data/registry.toml` lists them (a wheel carries a copy beside this file)."""
+    """All data sets, by name, as `data/registry.toml` lists them (a wheel has a copy beside this file)."""
     path = REPOSITORY / "data" / "registry.toml"
     path = path if path.is_file() else PACKAGE / "registry.toml"
     entries = {}
@@ -200,9 +200,9 @@ def _staging(home: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as staging:
             yield Path(staging)
     except BaseException:
-        for folder in made:  # innermost first; a folder that is in use stays
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        for parent in made:  # innermost first; a folder that is in use stays
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
         raise
 
 
@@ -221,7 +221,7 @@ def _download(source: Source, wanted: Entry, folder: Path, progress: bool, timeo
             )
             return Path(path)
         except requests.HTTPError as error:
-            failures.append(f"{base} answers {error.response.status_code}")
+            failures.append(f"{base} refuses: {str(error).split(' for url')[0]}")
         except requests.Timeout:
             failures.append(f"{base} does not answer")
         except requests.RequestException:
