@@ -1,0 +1,197 @@
+"""How a network is told a time, a label or a position.
+
+Every network of the book takes t in [0, 1] and multiplies it by 1000 here, so that the features have the
+scale of DDPM's step index whatever the number of steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+TIME_SCALE = 1000.0
+
+
+def _even(dim: int, what: str, multiple: int = 2) -> int:
+    if dim < multiple or dim % multiple:
+        raise ValueError(f"{what} needs a positive multiple of {multiple} features, got {dim}")
+    return dim // multiple
+
+
+class Sinusoidal(nn.Module):
+    """[sin(1000 t ω_0), …, sin(1000 t ω_{h−1}), cos(1000 t ω_0), …], with ω_k = P^{−k/(h−1)}, h = dim/2
+    (def-time-embedding).
+
+    The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly
+    2πP. Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of
+    h − 1, so that their longest wavelength is 2πP^{1−1/h}. To a network that begins with a linear layer the
+    order is immaterial; to weights that were trained elsewhere neither is.
+
+    Args:
+        dim: the number of features, even and at least 4.
+        period: P, the ratio of the longest to the shortest wavelength.
+        scale: what t is multiplied by.
+
+    Shapes: t (B,) -> (B, dim).
+
+    Raises:
+        ValueError: dim is odd or below 4.
+    """
+
+    def __init__(self, dim: int, period: float = 10_000.0, scale: float = TIME_SCALE):
+        super().__init__()
+        half = _even(dim, "a sinusoidal embedding")
+        if half < 2:
+            raise ValueError(f"a sinusoidal embedding needs at least 4 features, got {dim}")
+        exponents = torch.arange(half, dtype=torch.float64) / (half - 1)
+        frequencies = scale * period**-exponents  # the scale is folded in: one multiplication less per call
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies  # (B, dim/2)
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class GaussianFourier(nn.Module):
+    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739, Eq. 5 (γ),
+    arXiv:2011.13456.
+
+    Random frequencies let a small network resolve fine detail; `scale` is the bandwidth, in cycles per unit
+    of the input (no factor of 1000 here). Works on a time (B,) or on vectors (B, D).
+
+    Args:
+        dim: the number of features, even.
+        scale: the standard deviation of the frequencies. Score SDE's code uses 16 on log σ.
+        inputs: D.
+
+    Raises:
+        ValueError: dim is odd.
+    """
+
+    def __init__(self, dim: int, scale: float = 16.0, inputs: int = 1):
+        super().__init__()
+        half = _even(dim, "a Fourier embedding")
+        self.register_buffer(
+            "frequencies", 2 * math.pi * scale * torch.randn(inputs, half)
+        )  # saved: it is random
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = x.reshape(len(x), -1) @ self.frequencies  # (B, dim/2)
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class LabelEmbedding(nn.Embedding):
+    """A vector for each of `classes` labels, and one more, at index `classes`, for the null class.
+
+    y None means the null class for the whole batch: "unconditional" in classifier-free guidance
+    (arXiv:2207.12598), where labels are dropped in training so that the null vector learns to stand for all
+    classes at once.
+
+    Shapes: y (B,) int64 with entries 0..classes (or None), and the batch size -> (B, dim).
+
+    Raises:
+        ValueError: classes < 1.
+    """
+
+    def __init__(self, classes: int, dim: int):
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1 (None for an unconditional network), got {classes}")
+        super().__init__(classes + 1, dim)
+
+    @property
+    def null(self) -> int:
+        """The null class's index, which is the number of classes."""
+        return self.num_embeddings - 1
+
+    def forward(self, y: Tensor | None, batch: int) -> Tensor:
+        return self.weight[-1].expand(batch, -1) if y is None else super().forward(y)
+
+
+class NoLabels(nn.Module):
+    """Stands where a label embedding would, in an unconditional network: contributes 0, and refuses labels.
+
+    Raises:
+        ValueError: labels are given.
+    """
+
+    def forward(self, y: Tensor | None, batch: int) -> float:
+        if y is not None:
+            raise ValueError("this network knows no labels: build it with classes=..., or leave y out")
+        return 0.0
+
+
+def label_embedding(classes: int | None, dim: int) -> nn.Module:
+    """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (y, batch size) to what is added."""
+    return NoLabels() if classes is None else LabelEmbedding(classes, dim)
+
+
+class Condition(nn.Module):
+    """What the network is told besides x: c = W_2 SiLU(W_1 sinusoidal(t)) + label(y).
+
+    Args:
+        dim: the width of c.
+        classes: the number of classes, or None.
+        features: the number of sinusoidal features.
+
+    Shapes: t (B,), y (B,) or None (the null class) -> (B, dim).
+    """
+
+    def __init__(self, dim: int, classes: int | None = None, features: int = 256):
+        super().__init__()
+        self.time = nn.Sequential(
+            Sinusoidal(features), nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.label = label_embedding(classes, dim)
+
+    def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.time(t) + self.label(y, len(t))
+
+
+def sincos_positions(height: int, width: int, dim: int) -> Tensor:
+    """Fixed positions of a grid: the first half of the features tells the row, the second the column.
+
+    For each coordinate u: [sin(u ω_k) | cos(u ω_k)], ω_k = 10000^{−k/(dim/4)}, k = 0..dim/4 − 1. (ViT, MAE
+    and DiT use these, with the column first.) Returns (height·width, dim), row by row.
+
+    Raises:
+        ValueError: dim is not a multiple of 4.
+    """
+    quarter = _even(dim, "a 2-D position", multiple=4)
+    frequencies = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def encode(n: int) -> Tensor:  # (n, dim/2)
+        angles = torch.arange(n, dtype=torch.float64)[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    rows = encode(height)[:, None].expand(-1, width, -1)
+    columns = encode(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(height * width, dim).to(torch.get_default_dtype())
+
+
+def rotary_angles(length: int, dim: int, like: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """(cos, sin) of the angles m ω_k, ω_k = base^{−2k/dim}, for positions m = 0..length − 1: (length, dim/2)
+    each.
+
+    arXiv:2104.09864, Eq. 15. Device and dtype are those of `like`.
+
+    Raises:
+        ValueError: dim is odd.
+    """
+    half = _even(dim, "a rotary embedding")
+    frequencies = base ** -(torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the plane (x_k, x_{k+D/2}) of the vector at position m by the angle m ω_k (rotary-relative).
+
+    Rotations compose, so ⟨rotate(q)_m, rotate(k)_n⟩ depends on the positions through m − n alone. The planes
+    pair the first half with the second (GPT-NeoX, LLaMA); the paper pairs neighbours, which is the same up to
+    a permutation of the features. Shapes: x (..., L, D), angles (L, D/2) each -> (..., L, D).
+    """
+    cos, sin = angles
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -1,0 +1,61 @@
+"""Multilayer perceptrons: plain, and told a time and a label. The networks of every 2-D toy laboratory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gmbook.networks.embed import Sinusoidal, label_embedding
+
+
+def MLP(inputs: int, outputs: int, width: int = 128, depth: int = 3) -> nn.Sequential:
+    """`depth` hidden layers of `width` SiLU units between linear maps: (..., inputs) -> (..., outputs).
+
+    Raises:
+        ValueError: depth < 1.
+    """
+    if depth < 1:
+        raise ValueError(f"an MLP needs at least one hidden layer, got depth {depth}")
+    layers: list[nn.Module] = []
+    for fan_in in [inputs] + [width] * (depth - 1):
+        layers += [nn.Linear(fan_in, width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+class TimeMLP(nn.Module):
+    """A denoiser for vectors: net(x (B, D), t (B,), y (B,) or None) -> (B, out).
+
+    The first layer reads [x, features(t)] and adds the label's vector; the rest is a plain MLP. Nothing else:
+    at these sizes a training step is dispatch-bound, so each further small operation costs more than its
+    arithmetic.
+
+    Args:
+        dim: D.
+        width, depth: the hidden layers, `depth` of them.
+        classes: the number of classes, or None. A conditional network that is given y None uses the null
+            class.
+        out: the number of outputs, D by default; 2 D for a learned variance.
+        features: the number of time features.
+
+    Raises:
+        ValueError: depth < 1, or labels are given to a network without classes.
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 4,
+        classes: int | None = None,
+        out: int | None = None,
+        features: int = 32,
+    ):
+        super().__init__()
+        self.time = Sinusoidal(features)
+        self.first = nn.Linear(dim + features, width)
+        self.label = label_embedding(classes, width)
+        self.rest = nn.Sequential(nn.SiLU(), MLP(width, dim if out is None else out, width, depth - 1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        hidden = self.first(torch.cat([x, self.time(t)], 1))  # (B, width)
+        return self.rest(hidden + self.label(y, len(x)))
