@@ -19,7 +19,7 @@ def zero(layer: nn.Module) -> nn.Module:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift, without learned affine: x (B, N, D), shift and scale (B, 1, D) -> (B, N, D)."""
+    """LN(x) (1 + scale) + shift, no learned affine: x (B, N, D), shift, scale (B, 1, D) -> (B, N, D)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
@@ -70,7 +70,7 @@ def feed_forward(width: int, ratio: int = 4) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """x + attention(LN x), then x + feed_forward(LN x): the pre-norm block of GPT-2. (B, N, D) -> (B, N, D)."""
+    """x + attention(LN x), then x + feed_forward(LN x): GPT-2's pre-norm block. (B, N, D) -> (B, N, D)."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -120,7 +120,7 @@ class AdaBlock(nn.Module):
 
 
 class AdaHead(nn.Module):
-    """Linear(modulate(x, shift, scale)) with (shift, scale) = W SiLU(c): zero at the start. (B, N, D) -> (B, N, out)."""
+    """Linear(modulate(x, shift, scale)), (shift, scale) = W SiLU(c): 0 at first. (B, N, D) -> (B, N, out)."""
 
     def __init__(self, width: int, out: int):
         super().__init__()

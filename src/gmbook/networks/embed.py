@@ -21,8 +21,7 @@ def _even(dim: int, what: str, multiple: int = 2) -> int:
 
 
 class Sinusoidal(nn.Module):
-    """[sin(1000 t ω_0), …, sin(1000 t ω_{h−1}), cos(1000 t ω_0), …], with ω_k = P^{−k/(h−1)}, h = dim/2
-    (def-time-embedding).
+    """[sin(1000 t ω_k) | cos(1000 t ω_k)], ω_k = P^{−k/(h−1)}, k = 0..h − 1, h = dim/2 (def-time-embedding).
 
     The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly
     2πP. Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of
@@ -55,7 +54,7 @@ class Sinusoidal(nn.Module):
 
 
 class GaussianFourier(nn.Module):
-    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739, Eq. 5 (γ),
+    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739; on time,
     arXiv:2011.13456.
 
     Random frequencies let a small network resolve fine detail; `scale` is the bandwidth, in cycles per unit
@@ -83,13 +82,14 @@ class GaussianFourier(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """A vector for each of `classes` labels, and one more, at index `classes`, for the null class.
+    """Adds a label's vector: h + E[y]. One row for each of `classes` labels, and one, the last, for the null
+    class.
 
     y None means the null class for the whole batch: "unconditional" in classifier-free guidance
     (arXiv:2207.12598), where labels are dropped in training so that the null vector learns to stand for all
     classes at once.
 
-    Shapes: y (B,) int64 with entries 0..classes (or None), and the batch size -> (B, dim).
+    Shapes: h (B, dim, ...), y (B,) int64 with entries 0..classes, or None -> as h.
 
     Raises:
         ValueError: classes < 1.
@@ -105,25 +105,26 @@ class LabelEmbedding(nn.Embedding):
         """The null class's index, which is the number of classes."""
         return self.num_embeddings - 1
 
-    def forward(self, y: Tensor | None, batch: int) -> Tensor:
-        return self.weight[-1].expand(batch, -1) if y is None else super().forward(y)
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        vector = self.weight[-1:] if y is None else super().forward(y)  # (1 or B, dim)
+        return h + vector.reshape(vector.shape + (1,) * (h.ndim - 2))
 
 
 class NoLabels(nn.Module):
-    """Stands where a label embedding would, in an unconditional network: contributes 0, and refuses labels.
+    """Stands where a label embedding would, in an unconditional network: returns h, and refuses labels.
 
     Raises:
         ValueError: labels are given.
     """
 
-    def forward(self, y: Tensor | None, batch: int) -> float:
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
         if y is not None:
             raise ValueError("this network knows no labels: build it with classes=..., or leave y out")
-        return 0.0
+        return h
 
 
 def label_embedding(classes: int | None, dim: int) -> nn.Module:
-    """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (y, batch size) to what is added."""
+    """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (h, y) to h told y."""
     return NoLabels() if classes is None else LabelEmbedding(classes, dim)
 
 
@@ -146,7 +147,7 @@ class Condition(nn.Module):
         self.label = label_embedding(classes, dim)
 
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.time(t) + self.label(y, len(t))
+        return self.label(self.time(t), y)
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:

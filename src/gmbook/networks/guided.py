@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a network around a conditional network, and the label dropping that trains one."""
+"""Classifier-free guidance: a network around a network, and the label dropping that trains it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Guided(nn.Module):
     Args:
         net: a network net(x, t, y) that was trained with some labels dropped (`drop_labels`).
         scale: s.
-        null: what stands for "no label": the null class (the number of classes), or null context tokens (M,
-            d) or (1, d) where y is (B, M, d).
+        null: what stands for "no label": the null class (the number of classes), or null context tokens
+            (M, d) or (1, d) where y is (B, M, d).
 
     Called with y None there is nothing to guide towards: the network's unconditional output is returned, at
     any scale.
@@ -39,8 +39,7 @@ class Guided(nn.Module):
 
 
 def drop_labels(y: Tensor, p: float, null: int | Tensor) -> Tensor:
-    """y with each example's label replaced by `null`, independently with probability p. arXiv:2207.12598,
-    Algorithm 1.
+    """y with each example's label replaced by `null` with probability p. arXiv:2207.12598, Algorithm 1.
 
     Shapes: y (B,) with null an int, or y (B, M, d) with null (M, d) or (1, d); same shape out.
 

@@ -58,4 +58,4 @@ class TimeMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         hidden = self.first(torch.cat([x, self.time(t)], 1))  # (B, width)
-        return self.rest(hidden + self.label(y, len(x)))
+        return self.rest(self.label(hidden, y))

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM and its descendants, small: residual blocks told the time, attention at the coarse levels."""
+"""The U-Net of DDPM and its descendants: residual blocks told the time, attention where it is coarse."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Stage(nn.Module):
 
 
 class Shrink(nn.Conv2d):
-    """A 3×3 convolution of stride 2: (B, C, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉). Takes c, like a stage, and ignores it."""
+    """A 3×3 convolution of stride 2: (B, C, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉). Like a stage, but ignores c."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, stride=2, padding=1)
@@ -118,7 +118,7 @@ class UNet(nn.Module):
         attention = (last,) if attention is None else attention
         if last < 0 or blocks < 1 or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                f"need at least one multiplier, at least one block, and attention among the levels 0..{last}; "
+                f"need a multiplier, at least one block, and attention among the levels 0..{last}; "
                 f"got multipliers {multipliers}, blocks {blocks}, attention {attention}"
             )
         condition, widths = 4 * width, [width * m for m in multipliers]
