@@ -22,7 +22,7 @@ def _small(shape: Shape, downs: int) -> tuple[int, int]:
     _, height, width = shape
     if downs < 1 or height % 2**downs or width % 2**downs:
         raise ValueError(
-            f"each side must be divisible by 2^downs with downs at least 1, got {height}×{width} and downs={downs}"
+            f"2^downs must divide both sides, with downs at least 1: got {height}×{width}, downs={downs}"
         )
     return height // 2**downs, width // 2**downs
 

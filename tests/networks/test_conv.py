@@ -1,0 +1,57 @@
+"""Encoders and decoders: sizes, receptive fields, the singular values of spectral normalisation."""
+
+import pytest
+import torch
+
+from gmbook.networks.conv import Decoder, Encoder, MapDecoder, MapEncoder
+
+SIZES = pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)], ids=str)
+
+
+@SIZES
+@pytest.mark.parametrize("spectral", [False, True])
+def test_encoder_and_decoder_meet(shape, spectral):
+    x = torch.randn(2, *shape)
+    code = Encoder(shape, 5, 8, spectral=spectral)(x)
+    assert code.shape == (2, 5) and Decoder(5, shape, 8)(code).shape == x.shape
+    small = MapEncoder(shape, 4, 8, spectral=spectral)(x)
+    assert (
+        small.shape == (2, 4, shape[1] // 4, shape[2] // 4)
+        and MapDecoder(4, shape, 8)(small).shape == x.shape
+    )
+
+
+@SIZES
+def test_the_code_sees_every_pixel_and_shapes_every_pixel(shape):
+    torch.manual_seed(0)
+    x = torch.randn(1, *shape, dtype=torch.float64, requires_grad=True)
+    encoder, decoder = Encoder(shape, 3, 8).double(), Decoder(3, shape, 8).double()
+    (gradient,) = torch.autograd.grad(encoder(x).sum(), x)
+    assert gradient.abs().min() > 0
+    z = torch.randn(1, 3, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(decoder, z)  # (1, *shape, 1, 3)
+    assert jacobian.abs().amax((0, -2, -1)).min() > 0
+
+
+def test_spectral_normalisation_fixes_the_largest_singular_value():
+    torch.manual_seed(0)
+    encoder = Encoder((1, 8, 8), 1, 8, spectral=True)
+    for _ in range(60):  # each forward pass in training mode makes one power iteration
+        encoder(torch.randn(1, 1, 8, 8))
+    encoder.eval()
+    layers = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(layers) == 5
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        torch.testing.assert_close(largest, torch.tensor(1.0), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("build", [lambda: Encoder((1, 30, 28), 4), lambda: Decoder(4, (1, 28, 28), downs=3)])
+def test_indivisible_sides_are_refused(build):
+    with pytest.raises(ValueError, match="divide both sides"):
+        build()
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="built for images"):
+        Encoder((1, 8, 8), 4)(torch.randn(2, 1, 28, 28))

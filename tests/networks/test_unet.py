@@ -1,0 +1,71 @@
+"""The U-Net: zero at the start, every size, every pixel seen, the number of parameters by closed form."""
+
+import pytest
+import torch
+from networks.helpers import randomise
+
+from gmbook.networks.unet import ResidualBlock, UNet
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 7, 1])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_size_and_channels_and_zero_at_the_start(size, channels):
+    out = UNet(channels, width=8)(torch.randn(2, channels, size, size), torch.rand(2))
+    assert out.shape == (2, channels, size, size) and not out.any()
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_each_output_depends_on_every_input_pixel(size):
+    torch.manual_seed(0)
+    net = randomise(UNet(1, width=8)).double()
+    x = torch.randn(1, 1, size, size, dtype=torch.float64, requires_grad=True)
+    for corner in ((0, 0), (size - 1, 0), (size // 2, size // 2)):
+        (gradient,) = torch.autograd.grad(net(x, torch.rand(1, dtype=torch.float64))[0, 0][corner], x)
+        assert gradient.abs().min() > 0
+
+
+@pytest.mark.parametrize("inputs, outputs", [(8, 8), (8, 12)])
+def test_a_residual_block_begins_as_its_skip(inputs, outputs):
+    block, x = ResidualBlock(inputs, outputs, 6), torch.randn(2, inputs, 5, 5)
+    torch.testing.assert_close(block(x, torch.randn(2, 6)), block.skip(x))
+
+
+def test_parameter_count():
+    """Two levels of w and 2w channels, one block each: counted by hand, layer by layer."""
+    w, classes = 16, 10
+
+    def conv(i, o, k=3):
+        return i * o * k * k + o
+
+    def linear(i, o):
+        return i * o + o
+
+    def residual(i, o):
+        return (
+            2 * i + conv(i, o) + linear(4 * w, 2 * o) + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
+        )
+
+    def attention(c):
+        return 2 * c + 4 * linear(c, c)
+
+    down = conv(1, w) + residual(w, w) + conv(w, w) + residual(w, 2 * w) + attention(2 * w)
+    middle = 2 * residual(2 * w, 2 * w) + attention(2 * w)
+    coarse = residual(4 * w, 2 * w) + residual(3 * w, 2 * w) + 2 * attention(2 * w)
+    fine = residual(3 * w, w) + residual(2 * w, w)
+    condition = linear(256, 4 * w) + linear(4 * w, 4 * w) + (classes + 1) * 4 * w
+    expected = down + middle + coarse + fine + condition + 2 * w + conv(w, 1)
+    net = UNet(1, width=w, multipliers=(1, 2), classes=classes)
+    assert sum(p.numel() for p in net.parameters()) == expected
+
+
+def test_dropout_is_random_in_training_only():
+    net, x, t = randomise(UNet(1, width=8, dropout=0.5)), torch.randn(1, 1, 8, 8), torch.rand(1)
+    assert not torch.equal(net(x, t), net(x, t))
+    net.eval()
+    assert torch.equal(net(x, t), net(x, t))
+
+
+@pytest.mark.parametrize("bad", [{"multipliers": ()}, {"blocks": 0}, {"attention": (3,)}], ids=str)
+def test_bad_architectures_are_refused(bad):
+    with pytest.raises(ValueError, match="at least one block"):
+        UNet(1, **bad)
