@@ -10,7 +10,6 @@ from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import DiT, Transformer
 from gmbook.networks.unet import UNet
 
-
 # name: (builder of a conditional network with 3 classes, event shape, output shape)
 NETS = {
     "mlp": (lambda: TimeMLP(2, 16, 3, classes=3), (2,), (2,)),
@@ -22,7 +21,7 @@ NETS = {
         (4, 28, 28),
     ),
     "unet-32": (lambda: UNet(3, width=8, attention=(1,), classes=3), (3, 32, 32), (3, 32, 32)),
-    "unet-odd": (lambda: UNet(1, width=4, multipliers=(1, 1, 1, 1), classes=3), (1, 7, 5), (1, 7, 5)),
+    "unet-odd": (lambda: UNet(1, width=4, multipliers=(1, 1, 1), classes=3), (1, 7, 5), (1, 7, 5)),
     "dit": (lambda: DiT((2, 8, 12), 4, 16, 2, 2, classes=3, out_channels=3), (2, 8, 12), (3, 8, 12)),
     "encoder": (lambda: OfX(Encoder((1, 8, 8), 6, 8, classes=3)), (1, 8, 8), (6,)),
     "map-encoder": (lambda: OfX(MapEncoder((3, 32, 32), 4, 4, classes=3)), (3, 32, 32), (4, 8, 8)),
@@ -70,9 +69,7 @@ def test_each_example_stands_alone(case):
     _, net, x, t, y, _ = case
     whole = net(x, t, y)
     for i in range(4):
-        torch.testing.assert_close(
-            net(x[i : i + 1], t[i : i + 1], y[i : i + 1])[0], whole[i], rtol=1e-9, atol=1e-11
-        )
+        torch.testing.assert_close(net(x[i : i + 1], t[i : i + 1], y[i : i + 1])[0], whole[i], rtol=1e-9, atol=1e-11)
 
 
 def test_every_parameter_gets_a_gradient(case):

@@ -19,16 +19,14 @@ def test_parameter_count(inputs, outputs, width, depth):
 def test_depth_of_the_time_mlp():
     """`depth` hidden layers: as an MLP that reads the features too."""
     net = TimeMLP(2, 64, 4, features=32)
-    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in MLP(34, 2, 64, 4).parameters())
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in MLP(34 + 64, 2, 64, 4).parameters())
 
 
 def test_learns_the_denoiser_of_a_mixture():
     """E[x_0 | x_t] of eight Gaussians on a ring, to a thirtieth of the variance that a constant leaves."""
     torch.manual_seed(0)
     angle = torch.arange(8) * 2 * math.pi / 8
-    law = GaussianMixture(
-        torch.ones(8), torch.stack([angle.cos(), angle.sin()], 1) * 2, torch.full((8,), 0.04)
-    )
+    law = GaussianMixture(torch.ones(8), torch.stack([angle.cos(), angle.sin()], 1) * 2, torch.full((8,), 0.04))
     path, net, data = LinearPath(), TimeMLP(2, 64, 3), law.sample(20_000)
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)
 

@@ -135,9 +135,7 @@ def test_dit_xl_2_has_its_published_size():
         net = DiT((4, 32, 32), 2, 1152, 28, 16, classes=1000, out_channels=8)
     d = 1152
     block = 18 * d * d + 15 * d  # qkv 3d², out d², feed-forward 8d², modulation 6d², and their biases
-    embeddings = (
-        (16 * d + d) + (256 * d + d + d * d + d) + 1001 * d
-    )  # patches, time, labels with the null class
+    embeddings = (16 * d + d) + (256 * d + d + d * d + d) + 1001 * d  # patches, time, labels with the null class
     expected = 28 * block + embeddings + (2 * d * d + 2 * d) + (d * 32 + 32)
     assert sum(p.numel() for p in net.parameters()) == expected == 674_834_720
     assert net.positions.numel() == 256 * d  # with which the paper's code reports 675.1 M

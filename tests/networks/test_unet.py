@@ -41,9 +41,7 @@ def test_parameter_count():
         return i * o + o
 
     def residual(i, o):
-        return (
-            2 * i + conv(i, o) + linear(4 * w, 2 * o) + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
-        )
+        return 2 * i + conv(i, o) + linear(4 * w, 2 * o) + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
 
     def attention(c):
         return 2 * c + 4 * linear(c, c)
@@ -51,7 +49,7 @@ def test_parameter_count():
     down = conv(1, w) + residual(w, w) + conv(w, w) + residual(w, 2 * w) + attention(2 * w)
     middle = 2 * residual(2 * w, 2 * w) + attention(2 * w)
     coarse = residual(4 * w, 2 * w) + residual(3 * w, 2 * w) + 2 * attention(2 * w)
-    fine = residual(3 * w, w) + residual(2 * w, w)
+    fine = conv(2 * w, 2 * w) + residual(3 * w, w) + residual(2 * w, w)
     condition = linear(256, 4 * w) + linear(4 * w, 4 * w) + (classes + 1) * 4 * w
     expected = down + middle + coarse + fine + condition + 2 * w + conv(w, 1)
     net = UNet(1, width=w, multipliers=(1, 2), classes=classes)

@@ -72,13 +72,21 @@ class Law(Protocol):
         """E[x | αx + σε = x_t], for α and σ () or (B,): (B, *S) -> (B, *S)."""
 
 
-class _PosteriorMean(nn.Module):
-    def __init__(self, law: Law, path: Path):
+class Truth(nn.Module):
+    """The network that knows: E[quantity | x_t] for a known law, as net(x_t, t, y). It has nothing to learn.
+
+    Put in place of a network, it turns any model into its own optimum: `DDPM(Truth(law, path, "eps"), …).loss` is the
+    floor that training can reach, and its samples show the sampler's error alone.
+    """
+
+    def __init__(self, law: Law, path: Path, quantity: Quantity):
         super().__init__()
-        self.law, self.path = law, path
+        self.law, self.path, self.quantity = law, path, quantity
 
     def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.law.posterior_mean(xt, self.path.alpha(t), self.path.sigma(t))
+        """E[quantity | x_t] for x_t (B, *S), t () or (B,): (B, *S). Labels are ignored."""
+        x0 = self.law.posterior_mean(xt, self.path.alpha(t), self.path.sigma(t))
+        return self.path.convert(x0, xt, t, "x0", self.quantity)
 
 
 def ideal(law: Law, path: Path) -> Denoiser:
@@ -86,4 +94,4 @@ def ideal(law: Law, path: Path) -> Denoiser:
 
     Every sampler can be tested with it, with no training at all. Its event shape is the law's.
     """
-    return Denoiser(_PosteriorMean(law, path), path, "x0", law.shape)
+    return Denoiser(Truth(law, path, "x0"), path, "x0", law.shape)

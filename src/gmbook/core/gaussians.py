@@ -80,11 +80,12 @@ class GaussianMixture(nn.Module):
         if not (bool((weights > 0).all()) and bool((variances > 0).all())):
             raise ValueError("weights and variances must be positive")
         self.shape = tuple(means.shape[1:])
-        means = means.flatten(1)
-        variances = variances.reshape(components, -1).expand(-1, means.shape[1]).contiguous()
+        means, variances = means.flatten(1), variances.reshape(components, -1)
+        if variances.shape[1] not in (1, means.shape[1]):
+            raise ValueError(f"variances must be (K,) or (K, {means.shape[1]}), got {tuple(variances.shape)}")
         self.register_buffer("weights", weights / weights.sum())
         self.register_buffer("means", means)  # (K, D)
-        self.register_buffer("variances", variances)  # (K, D)
+        self.register_buffer("variances", variances.contiguous())  # (K, 1) if C_k = v_k I, else (K, D)
         self.register_buffer("axes", axes)
 
     @classmethod
@@ -97,19 +98,25 @@ class GaussianMixture(nn.Module):
         return f"components={len(self.weights)}, shape={self.shape}"
 
     def _rotate(self, x: Tensor, inverse: bool = False) -> Tensor:
-        """(B, K, D) into the components' eigenbases, or back."""
+        """(B, D, K) into the components' eigenbases, or back."""
         if self.axes is None:
             return x
-        return torch.einsum("bkd,ked->bke" if inverse else "bkd,kde->bke", x, self.axes.to(x.dtype))
+        return torch.einsum("bdk,ked->bek" if inverse else "bdk,kde->bek", x, self.axes.to(x.dtype))
 
-    def _components(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Residuals (B, K, D) in the eigenbases, their variances (1 or B, K, D), and log w_k N_k(x_t), (B, K)."""
+    def _components(self, xt: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals (B, D, K) in the eigenbases, their variances (1 or B, 1 or D, K), and log w_k N_k(x_t), (B, K).
+
+        K is the last axis because it is the long one; distances are differences squared, not expanded into a
+        matrix product, because narrow components would lose their digits in float32.
+        """
         check_event(xt, self.shape)
         alpha, sigma = (torch.as_tensor(c).to(xt).reshape(-1, 1, 1) for c in (alpha, sigma))
-        residual = self._rotate(xt.flatten(1)[:, None] - alpha * self.means.to(xt))
-        variance = alpha.square() * self.variances.to(xt) + sigma.square()
-        terms = residual.square() / variance + variance.log() + math.log(2 * math.pi)
-        return residual, variance, self.weights.to(xt).log() - terms.sum(-1) / 2
+        residual = self._rotate(xt.flatten(1)[..., None] - alpha * self.means.to(xt).T.contiguous())
+        variance = alpha.square() * self.variances.to(xt).T.contiguous() + sigma.square()
+        log_det = variance.log().sum(1) * (residual.shape[1] // variance.shape[1])
+        distance = (residual.square() / variance).sum(1)
+        constant = self.weights.to(xt).log() - residual.shape[1] * math.log(2 * math.pi) / 2
+        return residual, variance, constant - (distance + log_det) / 2
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), nats: (B, *S) -> (B,)."""
@@ -123,7 +130,7 @@ class GaussianMixture(nn.Module):
         """∇ log p(x) = −Σ_k p(k | x) C_k⁻¹(x − m_k) (mixture-score): (B, *S) -> (B, *S)."""
         residual, variance, log_joint = self._components(x, 1.0, 0.0)
         pull = self._rotate(-residual / variance, inverse=True)
-        return torch.einsum("bk,bkd->bd", log_joint.softmax(1), pull).reshape(x.shape)
+        return torch.einsum("bk,bdk->bd", log_joint.softmax(1), pull).reshape(x.shape)
 
     def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x | αx + σε = x_t] for α, σ () or (B,): (B, *S) -> (B, *S) (mixture-posterior-mean).
@@ -131,9 +138,9 @@ class GaussianMixture(nn.Module):
         Σ_k p(k | x_t) [m_k + αC_k(α²C_k + σ²I)⁻¹(x_t − αm_k)]: no division by α or σ, so exact at both ends.
         """
         residual, variance, log_joint = self._components(xt, alpha, sigma)
-        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt) / variance
-        means = self.means.to(xt) + self._rotate(gain * residual, inverse=True)
-        return torch.einsum("bk,bkd->bd", log_joint.softmax(1), means).reshape(xt.shape)
+        gain = torch.as_tensor(alpha).to(xt).reshape(-1, 1, 1) * self.variances.to(xt).T.contiguous() / variance
+        means = self.means.to(xt).T.contiguous() + self._rotate(gain * residual, inverse=True)
+        return torch.einsum("bk,bdk->bd", log_joint.softmax(1), means).reshape(xt.shape)
 
     def diffused(self, alpha: Tensor, sigma: Tensor) -> GaussianMixture:
         """The law of αx + σε, for scalars: again a mixture (mixture-diffused)."""
@@ -162,7 +169,8 @@ class GaussianMixture(nn.Module):
         """Cov x of the flattened event: (D, D)."""
         centred = self.means - self.weights @ self.means
         if self.axes is None:
-            inner = torch.diag(self.weights @ self.variances)
+            inner = torch.diag((self.weights @ self.variances).expand(self.means.shape[1]))
         else:
-            inner = torch.einsum("k,kde,ke,kfe->df", self.weights, self.axes, self.variances, self.axes)
+            variances = self.variances.expand_as(self.means)
+            inner = torch.einsum("k,kde,ke,kfe->df", self.weights, self.axes, variances, self.axes)
         return inner + torch.einsum("k,kd,ke->de", self.weights, centred, centred)

@@ -46,11 +46,14 @@ class Model(nn.Module):
 
     @property
     def anchor(self) -> Tensor:
-        """A floating tensor of the model: new tensors made from it share its device and dtype."""
-        for tensor in [*self.parameters(), *self.buffers()]:
-            if tensor.is_floating_point():
-                return tensor
-        return torch.empty(0)
+        """A tensor of the model: new tensors made from it share its device and dtype.
+
+        Without weights (an ideal model) it is an empty one of the default dtype: tables are kept in float64, data
+        are not.
+        """
+        for parameter in self.parameters():
+            return parameter
+        return torch.empty(0, device=next((b.device for b in self.buffers()), None))
 
     def noise(self, n: int) -> Tensor:
         """n draws of standard Gaussian noise in the event shape, (n, *shape), on the model's device."""

@@ -134,7 +134,8 @@ class Path(nn.Module, ABC):
 
 
 class LinearPath(Path):
-    """α = 1 − t, σ = t: flow matching's optimal-transport path (σ_min = 0) and rectified flow's, in this book's time."""
+    """α = 1 − t, σ = t: flow matching's optimal-transport path (σ_min = 0) and rectified flow's, in this book's
+    time."""
 
     t_max = 0.999  # g² = 2t/(1 − t) is infinite at 1
 
@@ -199,11 +200,12 @@ class CosinePath(VariancePreservingPath):
         super().__init__()
         self.s = s
 
-    def _angle(self, t: Tensor | float) -> Tensor | float:
+    def _angle(self, t: Tensor) -> Tensor:
         return (t + self.s) / (1 + self.s) * math.pi / 2
 
     def integrated_beta(self, t: Tensor) -> Tensor:
-        return 2 * (math.log(math.cos(self._angle(0.0))) - torch.cos(self._angle(t)).clamp(min=1e-12).log())
+        ratio = torch.cos(self._angle(t)).clamp(min=1e-12) / torch.cos(self._angle(torch.zeros_like(t)))
+        return (-2 * ratio.log()).clamp(min=0)  # rounding must not make it negative at t = 0
 
     def beta(self, t: Tensor) -> Tensor:
         return torch.tan(self._angle(t)) * math.pi / (1 + self.s)
@@ -251,20 +253,24 @@ class VEPath(Path):
 class TablePath(VariancePreservingPath):
     """A table β_1..β_T: exact at t = i/T, where α² = ᾱ_i = ∏_{j≤i}(1 − β_j), and ᾱ_0 = 1.
 
-    Between the entries B = −log ᾱ is linear, which is the VP SDE with β(t) constant on every step.
+    Between the entries B = −log ᾱ is a monotone cubic whose slope at a node is the harmonic mean of its neighbours'
+    (Fritsch & Butland 1984), so that β(t) is continuous and adaptive solvers see a smooth field.
 
     Raises:
         ValueError: some β lies outside (0, 1).
     """
 
     integrals: Tensor  # (T + 1,), B at i/T, float64
+    slopes: Tensor  # (T + 1,), dB/di at i/T, float64
 
     def __init__(self, betas: Tensor):
         super().__init__()
         if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be a vector (T,) with entries in (0, 1)")
-        integrals = torch.cat([torch.zeros(1, dtype=torch.float64), -torch.log1p(-betas.double()).cumsum(0)])
-        self.register_buffer("integrals", integrals)
+        rises = -torch.log1p(-betas.double())
+        inner = 2 / (1 / rises[:-1] + 1 / rises[1:])
+        self.register_buffer("integrals", torch.cat([rises.new_zeros(1), rises.cumsum(0)]))
+        self.register_buffer("slopes", torch.cat([rises[:1], inner, rises[-1:]]))
         self.t_min = 1 / len(betas)
 
     @property
@@ -272,11 +278,23 @@ class TablePath(VariancePreservingPath):
         """T, the number of entries of the table."""
         return len(self.integrals) - 1
 
-    def integrated_beta(self, t: Tensor) -> Tensor:
+    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Where t lies: u in [0, 1] of its cell, B at the left, the cell's rise, and the slopes at both ends."""
         position = t.double() * self.steps
         left = position.detach().floor().long().clamp(0, self.steps - 1)
-        return torch.lerp(self.integrals[left], self.integrals[left + 1], position - left).to(t.dtype)
+        start, end = self.integrals[left], self.integrals[left + 1]
+        return position - left, start, end - start, self.slopes[left], self.slopes[left + 1]
+
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        u, start, rise, slope, slope_end = self._cell(t)
+        bend, twist = 3 * rise - 2 * slope - slope_end, slope + slope_end - 2 * rise
+        return (start + u * (slope + u * (bend + u * twist))).to(t.dtype)
 
     def beta(self, t: Tensor) -> Tensor:
-        right = (t.detach().double() * self.steps - 1e-4).ceil().long().clamp(1, self.steps)  # t = i/T belongs to β_i
-        return ((self.integrals[right] - self.integrals[right - 1]) * self.steps).to(t.dtype)
+        u, _, rise, slope, slope_end = self._cell(t)
+        bend, twist = 3 * rise - 2 * slope - slope_end, slope + slope_end - 2 * rise
+        return (self.steps * (slope + u * (2 * bend + 3 * u * twist))).to(t.dtype)
+
+    def times(self, steps: int, power: float = 1.0) -> Tensor:
+        """As `Path.times`, rounded to the table's grid i/T, where the network was trained."""
+        return (super().times(steps, power) * self.steps).round() / self.steps

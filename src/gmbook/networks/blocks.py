@@ -40,9 +40,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, context: int | None = None):
         super().__init__()
         if heads < 1 or width % heads:
-            raise ValueError(
-                f"the number of heads must divide the width, got {heads} heads and width {width}"
-            )
+            raise ValueError(f"the number of heads must divide the width, got {heads} heads and width {width}")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width if context is None else context, 2 * width)
@@ -64,9 +62,7 @@ class Attention(nn.Module):
 
 def feed_forward(width: int, ratio: int = 4) -> nn.Sequential:
     """Linear, GELU (tanh form, as GPT-2 and DiT), Linear: (..., D) -> (..., D)."""
-    return nn.Sequential(
-        nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width)
-    )
+    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width))
 
 
 class Block(nn.Module):

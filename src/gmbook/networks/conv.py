@@ -22,7 +22,7 @@ def _small(shape: Shape, downs: int) -> tuple[int, int]:
     _, height, width = shape
     if downs < 1 or height % 2**downs or width % 2**downs:
         raise ValueError(
-            f"2^downs must divide both sides, with downs at least 1: got {height}×{width}, downs={downs}"
+            f"each side must be divisible by 2^downs with downs at least 1, got {height}×{width} and downs={downs}"
         )
     return height // 2**downs, width // 2**downs
 
@@ -104,9 +104,7 @@ class MapDecoder(nn.Module):
             classes.
     """
 
-    def __init__(
-        self, latent: int, shape: Shape, width: int = 32, downs: int = 2, *, classes: int | None = None
-    ):
+    def __init__(self, latent: int, shape: Shape, width: int = 32, downs: int = 2, *, classes: int | None = None):
         super().__init__()
         self.shape, self.small = tuple(shape), _small(shape, downs)
         wide = width * 2**downs
@@ -157,9 +155,7 @@ class Decoder(nn.Module):
     Args and Raises: as `MapDecoder`.
     """
 
-    def __init__(
-        self, latent: int, shape: Shape, width: int = 32, downs: int = 2, *, classes: int | None = None
-    ):
+    def __init__(self, latent: int, shape: Shape, width: int = 32, downs: int = 2, *, classes: int | None = None):
         super().__init__()
         wide = width * 2**downs
         self.body = MapDecoder(wide, shape, width, downs, classes=classes)

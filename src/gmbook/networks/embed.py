@@ -1,7 +1,7 @@
 """How a network is told a time, a label or a position.
 
-Every network of the book takes t in [0, 1] and multiplies it by 1000 here, so that the features have the
-scale of DDPM's step index whatever the number of steps.
+Every network of the book takes t in [0, 1] and multiplies it by 1000 here, so that the features have the scale of
+DDPM's step index whatever the number of steps.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ def _even(dim: int, what: str, multiple: int = 2) -> int:
 
 
 class Sinusoidal(nn.Module):
-    """[sin(1000 t ω_k) | cos(1000 t ω_k)], ω_k = P^{−k/(h−1)}, k = 0..h − 1, h = dim/2 (def-time-embedding).
+    """[sin(1000 t ω_0), …, sin(1000 t ω_{h−1}), cos(1000 t ω_0), …], with ω_k = P^{−k/(h−1)}, h = dim/2
+    .
 
-    The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly
-    2πP. Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of
-    h − 1, so that their longest wavelength is 2πP^{1−1/h}. To a network that begins with a linear layer the
-    order is immaterial; to weights that were trained elsewhere neither is.
+     The layout of DDPM's code (arXiv:2006.11239): all sines, then all cosines, wavelengths from 2π to exactly 2πP.
+     Vaswani et al. (arXiv:1706.03762, Section 3.5) interleave sine and cosine and divide by h instead of h − 1, so that
+     their longest wavelength is 2πP^{1−1/h}. To a network that begins with a linear layer the order is immaterial;
+     to weights that were trained elsewhere neither is.
 
-    Args:
-        dim: the number of features, even and at least 4.
-        period: P, the ratio of the longest to the shortest wavelength.
-        scale: what t is multiplied by.
+     Args:
+         dim: the number of features, even and at least 4.
+         period: P, the ratio of the longest to the shortest wavelength.
+         scale: what t is multiplied by.
 
-    Shapes: t (B,) -> (B, dim).
+     Shapes: t (B,) -> (B, dim).
 
-    Raises:
-        ValueError: dim is odd or below 4.
+     Raises:
+         ValueError: dim is odd or below 4.
     """
 
     def __init__(self, dim: int, period: float = 10_000.0, scale: float = TIME_SCALE):
@@ -54,11 +55,10 @@ class Sinusoidal(nn.Module):
 
 
 class GaussianFourier(nn.Module):
-    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739; on time,
-    arXiv:2011.13456.
+    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739, Eq. 5 (γ), arXiv:2011.13456.
 
-    Random frequencies let a small network resolve fine detail; `scale` is the bandwidth, in cycles per unit
-    of the input (no factor of 1000 here). Works on a time (B,) or on vectors (B, D).
+    Random frequencies let a small network resolve fine detail; `scale` is the bandwidth, in cycles per unit of the
+    input (no factor of 1000 here). Works on a time (B,) or on vectors (B, D).
 
     Args:
         dim: the number of features, even.
@@ -72,9 +72,7 @@ class GaussianFourier(nn.Module):
     def __init__(self, dim: int, scale: float = 16.0, inputs: int = 1):
         super().__init__()
         half = _even(dim, "a Fourier embedding")
-        self.register_buffer(
-            "frequencies", 2 * math.pi * scale * torch.randn(inputs, half)
-        )  # saved: it is random
+        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(inputs, half))  # saved: it is random
 
     def forward(self, x: Tensor) -> Tensor:
         angles = x.reshape(len(x), -1) @ self.frequencies  # (B, dim/2)
@@ -82,23 +80,29 @@ class GaussianFourier(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """Adds a label's vector: h + E[y]. One row for each of `classes` labels, and one, the last, for the null
-    class.
+    """A vector for each of `classes` labels, and one more, at index `classes`, for the null class.
 
-    y None means the null class for the whole batch: "unconditional" in classifier-free guidance
-    (arXiv:2207.12598), where labels are dropped in training so that the null vector learns to stand for all
-    classes at once.
+    y None means the null class for the whole batch: "unconditional" in classifier-free guidance (arXiv:2207.12598),
+    where labels are dropped in training so that the null vector learns to stand for all classes at once.
 
-    Shapes: h (B, dim, ...), y (B,) int64 with entries 0..classes, or None -> as h.
+    Args:
+        classes: the number of labels.
+        dim: the length of a label's vector.
+        drop: in training mode each label becomes the null class with this probability, independently.
+
+    Shapes: h (B, dim) or (B, dim, H, W), y (B,) int64 with entries 0..classes, or None -> like h, the vector added.
 
     Raises:
-        ValueError: classes < 1.
+        ValueError: classes < 1, or drop outside [0, 1].
     """
 
-    def __init__(self, classes: int, dim: int):
+    def __init__(self, classes: int, dim: int, drop: float = 0.0):
         if classes < 1:
             raise ValueError(f"classes must be at least 1 (None for an unconditional network), got {classes}")
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drop is a probability, got {drop}")
         super().__init__(classes + 1, dim)
+        self.drop = drop
 
     @property
     def null(self) -> int:
@@ -106,6 +110,8 @@ class LabelEmbedding(nn.Embedding):
         return self.num_embeddings - 1
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        if y is not None and self.training and self.drop > 0:
+            y = torch.where(torch.rand(len(y), device=y.device) < self.drop, self.null, y)
         vector = self.weight[-1:] if y is None else super().forward(y)  # (1 or B, dim)
         return h + vector.reshape(vector.shape + (1,) * (h.ndim - 2))
 
@@ -123,9 +129,9 @@ class NoLabels(nn.Module):
         return h
 
 
-def label_embedding(classes: int | None, dim: int) -> nn.Module:
+def label_embedding(classes: int | None, dim: int, drop: float = 0.0) -> nn.Module:
     """A `LabelEmbedding`, or `NoLabels` when classes is None. Both map (h, y) to h told y."""
-    return NoLabels() if classes is None else LabelEmbedding(classes, dim)
+    return NoLabels() if classes is None else LabelEmbedding(classes, dim, drop)
 
 
 class Condition(nn.Module):
@@ -134,17 +140,16 @@ class Condition(nn.Module):
     Args:
         dim: the width of c.
         classes: the number of classes, or None.
+        drop: the probability with which a label is dropped in training, for guidance.
         features: the number of sinusoidal features.
 
     Shapes: t (B,), y (B,) or None (the null class) -> (B, dim).
     """
 
-    def __init__(self, dim: int, classes: int | None = None, features: int = 256):
+    def __init__(self, dim: int, classes: int | None = None, drop: float = 0.0, features: int = 256):
         super().__init__()
-        self.time = nn.Sequential(
-            Sinusoidal(features), nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim)
-        )
-        self.label = label_embedding(classes, dim)
+        self.time = nn.Sequential(Sinusoidal(features), nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = label_embedding(classes, dim, drop)
 
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.label(self.time(t), y)
@@ -153,8 +158,8 @@ class Condition(nn.Module):
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:
     """Fixed positions of a grid: the first half of the features tells the row, the second the column.
 
-    For each coordinate u: [sin(u ω_k) | cos(u ω_k)], ω_k = 10000^{−k/(dim/4)}, k = 0..dim/4 − 1. (ViT, MAE
-    and DiT use these, with the column first.) Returns (height·width, dim), row by row.
+    For each coordinate u: [sin(u ω_k) | cos(u ω_k)], ω_k = 10000^{−k/(dim/4)}, k = 0..dim/4 − 1. (ViT, MAE and DiT use
+    these, with the column first.) Returns (height·width, dim), row by row.
 
     Raises:
         ValueError: dim is not a multiple of 4.
@@ -172,8 +177,7 @@ def sincos_positions(height: int, width: int, dim: int) -> Tensor:
 
 
 def rotary_angles(length: int, dim: int, like: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of the angles m ω_k, ω_k = base^{−2k/dim}, for positions m = 0..length − 1: (length, dim/2)
-    each.
+    """(cos, sin) of the angles m ω_k, ω_k = base^{−2k/dim}, for positions m = 0..length − 1: (length, dim/2) each.
 
     arXiv:2104.09864, Eq. 15. Device and dtype are those of `like`.
 
@@ -189,9 +193,9 @@ def rotary_angles(length: int, dim: int, like: Tensor, base: float = 10_000.0) -
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the plane (x_k, x_{k+D/2}) of the vector at position m by the angle m ω_k (rotary-relative).
 
-    Rotations compose, so ⟨rotate(q)_m, rotate(k)_n⟩ depends on the positions through m − n alone. The planes
-    pair the first half with the second (GPT-NeoX, LLaMA); the paper pairs neighbours, which is the same up to
-    a permutation of the features. Shapes: x (..., L, D), angles (L, D/2) each -> (..., L, D).
+    Rotations compose, so ⟨rotate(q)_m, rotate(k)_n⟩ depends on the positions through m − n alone. The planes pair the
+    first half with the second (GPT-NeoX, LLaMA); the paper pairs neighbours, which is the same up to a permutation
+    of the features. Shapes: x (..., L, D), angles (L, D/2) each -> (..., L, D).
     """
     cos, sin = angles
     a, b = x.chunk(2, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gmbook.networks.embed import Sinusoidal, label_embedding
+from gmbook.networks.embed import GaussianFourier, Sinusoidal, label_embedding
 
 
 def MLP(inputs: int, outputs: int, width: int = 128, depth: int = 3) -> nn.Sequential:
@@ -25,20 +25,28 @@ def MLP(inputs: int, outputs: int, width: int = 128, depth: int = 3) -> nn.Seque
 class TimeMLP(nn.Module):
     """A denoiser for vectors: net(x (B, D), t (B,), y (B,) or None) -> (B, out).
 
-    The first layer reads [x, features(t)] and adds the label's vector; the rest is a plain MLP. Nothing else:
-    at these sizes a training step is dispatch-bound, so each further small operation costs more than its
-    arithmetic.
+    The first layer reads [x, γ(x), features(t)] and adds the label's vector; the rest is a plain MLP. γ are random
+    Fourier
+    features (arXiv:2006.10739): without them an MLP learns the slow parts of a field first and, in the time that a
+    chapter
+    has, never the turn of a score within one of eight clusters. (At noise 0.3 the relative error on eight Gaussians
+    falls from
+    0.5 to 0.15 with them, at equal time.) Nothing else: at these sizes a training step is dispatch-bound, so each
+    further
+    small operation costs more than its arithmetic.
 
     Args:
         dim: D.
-        width, depth: the hidden layers, `depth` of them.
-        classes: the number of classes, or None. A conditional network that is given y None uses the null
-            class.
+        width, depth: the hidden layers, `depth` of them, at least 2.
+        classes: the number of classes, or None. A conditional network that is given y None uses the null class.
         out: the number of outputs, D by default; 2 D for a learned variance.
         features: the number of time features.
+        fourier: the number of features γ(x); 0 for none.
+        bandwidth: the standard deviation of their frequencies, in cycles per unit of x.
+        drop: the probability with which a label is dropped in training, for guidance.
 
     Raises:
-        ValueError: depth < 1, or labels are given to a network without classes.
+        ValueError: depth < 2, or labels are given to a network without classes.
     """
 
     def __init__(
@@ -49,13 +57,18 @@ class TimeMLP(nn.Module):
         classes: int | None = None,
         out: int | None = None,
         features: int = 32,
+        fourier: int = 64,
+        bandwidth: float = 0.4,
+        drop: float = 0.0,
     ):
         super().__init__()
         self.time = Sinusoidal(features)
-        self.first = nn.Linear(dim + features, width)
-        self.label = label_embedding(classes, width)
+        self.space = GaussianFourier(fourier, bandwidth, dim) if fourier else None
+        self.first = nn.Linear(dim + fourier + features, width)
+        self.label = label_embedding(classes, width, drop)
         self.rest = nn.Sequential(nn.SiLU(), MLP(width, dim if out is None else out, width, depth - 1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        hidden = self.first(torch.cat([x, self.time(t)], 1))  # (B, width)
+        inputs = [x, self.time(t)] if self.space is None else [x, self.space(x), self.time(t)]
+        hidden = self.first(torch.cat(inputs, 1))  # (B, width)
         return self.rest(self.label(hidden, y))

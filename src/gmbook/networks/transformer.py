@@ -72,9 +72,7 @@ class Transformer(nn.Module):
                 h = block(h, causal=self.causal, angles=angles)
             return self.head(h)
         if t is None:
-            raise ValueError(
-                "this network is conditioned on time: call it with t (B,), or build it with time=False"
-            )
+            raise ValueError("this network is conditioned on time: call it with t (B,), or build it with time=False")
         c = self.condition(t, y)  # (B, D)
         for block in self.blocks:
             h = block(h, c, causal=self.causal, angles=angles)
@@ -93,6 +91,7 @@ class DiT(nn.Module):
         patch: p, which must divide H and W.
         width, depth, heads: D, the number of blocks, and the heads of each.
         classes: the number of classes: y is (B,) int64, and None means the null class.
+        drop: the probability with which a label is dropped in training, for classifier-free guidance.
         context: the width d of context tokens, for cross-attention in every block: y is (B, M, d) instead,
             and None means one learned null token. Not together with `classes`.
         out_channels: C by default; 2 C for a learned variance.
@@ -112,6 +111,7 @@ class DiT(nn.Module):
         heads: int = 4,
         *,
         classes: int | None = None,
+        drop: float = 0.0,
         context: int | None = None,
         out_channels: int | None = None,
         dropout: float = 0.0,
@@ -121,15 +121,13 @@ class DiT(nn.Module):
         if patch < 1 or height % patch or columns % patch:
             raise ValueError(f"patch must divide the image's sides, got patch {patch} for {height}×{columns}")
         if classes is not None and context is not None:
-            raise ValueError(
-                "y is either a label (classes=...) or a set of context tokens (context=...), not both"
-            )
+            raise ValueError("y is either a label (classes=...) or a set of context tokens (context=...), not both")
         self.shape, self.patch = tuple(shape), patch
         self.grid = (height // patch, columns // patch)
         out_channels = channels if out_channels is None else out_channels
         self.embed = nn.Linear(channels * patch**2, width)
         self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)  # (N, D)
-        self.condition = Condition(width, classes)
+        self.condition = Condition(width, classes, drop)
         self.null = None if context is None else nn.Parameter(torch.zeros(1, context))
         self.blocks = nn.ModuleList(AdaBlock(width, heads, context, dropout) for _ in range(depth))
         self.head = AdaHead(width, out_channels * patch**2)

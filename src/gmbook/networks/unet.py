@@ -1,4 +1,4 @@
-"""The U-Net of DDPM and its descendants: residual blocks told the time, attention where it is coarse."""
+"""A UNet for denoising images: residual blocks told time and label, skips between the way down and the way up."""
 
 from __future__ import annotations
 
@@ -13,153 +13,147 @@ from gmbook.networks.embed import Condition
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 8 groups, or the largest power of two below that divides the channels."""
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+    """GroupNorm with as many groups, at most 8, as divide the channels."""
+    return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
 class ResidualBlock(nn.Module):
-    """skip(x) + conv_2(SiLU(GN(h)(1 + scale) + shift)), h = conv_1(SiLU(GN(x))), (scale, shift) = W c.
+    """skip(x) + conv(SiLU(norm(conv(SiLU(norm x))) modulated by c)): (B, C, H, W), (B, cond) -> (B, out, H, W).
 
-    The scale and shift from c are arXiv:2102.09672's; conv_2 is zero at the start, so the block begins as its
-    skip (the identity, or a 1×1 convolution where the channels change).
-
-    Shapes: x (B, inputs, H, W), c (B, condition), already through SiLU -> (B, outputs, H, W).
+    The condition scales and shifts the second norm (arXiv:2105.05233, "adaptive group normalization"); the last
+    convolution
+    starts at 0, so that the block begins as its skip.
     """
 
-    def __init__(self, inputs: int, outputs: int, condition: int, dropout: float = 0.0):
+    def __init__(self, channels: int, out: int, cond: int, dropout: float = 0.0):
         super().__init__()
-        self.norm1, self.norm2 = group_norm(inputs), group_norm(outputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.modulation = nn.Linear(condition, 2 * outputs)
+        self.norm1, self.conv1 = group_norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.modulation = nn.Linear(cond, 2 * out)
+        self.norm2, self.conv2 = group_norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        scale, shift = self.modulation(F.silu(c))[..., None, None].chunk(2, 1)
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.modulation(c)[:, :, None, None].chunk(2, 1)
-        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
-        return self.skip(x) + self.conv2(self.dropout(h))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
 class PixelAttention(nn.Module):
-    """x + attention(GN x) over the H·W pixels, its output zero at the start: (B, C, H, W) -> (B, C, H, W)."""
+    """x + self-attention over all pixels: (B, C, H, W) -> (B, C, H, W). Starts as the identity."""
 
-    def __init__(self, channels: int, head_width: int = 32):
+    def __init__(self, channels: int, heads: int):
         super().__init__()
-        self.norm = group_norm(channels)
-        self.attention = Attention(channels, max(1, channels // head_width))
+        self.norm, self.attention = group_norm(channels), Attention(channels, heads)
         zero(self.attention.out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C)
-        return x + self.attention(pixels).transpose(1, 2).reshape(x.shape)
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).mT  # (B, HW, C)
+        return x + self.attention(tokens).mT.unflatten(2, x.shape[2:])
 
 
-class Stage(nn.Module):
-    """A residual block and, where asked for, attention: (B, inputs, H, W), c -> (B, outputs, H, W)."""
+class Level(nn.Module):
+    """One residual block, with attention after it where wanted: (x, c) -> x."""
 
-    def __init__(self, inputs: int, outputs: int, condition: int, dropout: float, attention: bool):
+    def __init__(self, channels: int, out: int, cond: int, attention: bool, heads: int, dropout: float):
         super().__init__()
-        self.block = ResidualBlock(inputs, outputs, condition, dropout)
-        self.attention = PixelAttention(outputs) if attention else nn.Identity()
+        self.block = ResidualBlock(channels, out, cond, dropout)
+        self.attention = PixelAttention(out, heads) if attention else None
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.attention(self.block(x, c))
-
-
-class Shrink(nn.Conv2d):
-    """A 3×3 convolution of stride 2: (B, C, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉). Like a stage, but ignores c."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return super().forward(x)
+        x = self.block(x, c)
+        return x if self.attention is None else self.attention(x, c)
 
 
 class UNet(nn.Module):
-    """net(x (B, C, H, W), t (B,), y (B,) or None) -> (B, out_channels, H, W), 0 at the start.
+    """net(x (B, C, H, W), t (B,), y (B,) or None) -> (B, out, H, W), for any H and W: 8×8, 28×28, 32×32.
 
-    Level l has width·multipliers[l] channels at 1/2^l of the resolution. Any image size works: a stride-2
-    convolution takes n to ceil(n/2) (28 → 14 → 7 → 4), and the way up takes the size of the skip that it
-    meets. Every block's output on the way down meets one block on the way up, as in DDPM.
+    Level k works at 1/2^k of the resolution with width · multipliers[k] channels; an odd size is halved upwards and
+    restored
+    to the skip's size on the way up. The output is 0 at the start.
 
     Args:
         channels: C.
-        out_channels: C by default; 2 C for a learned variance.
+        out_channels: C by default; 2C for a learned variance.
         width: channels of the first level.
-        multipliers: one per level.
-        blocks: residual blocks per level on the way down (one more on the way up).
-        attention: the levels with attention over all pixels, 0 being full resolution; by default the
-            coarsest. The middle always has it.
-        classes: the number of classes, or None. A conditional network that is given y None uses the null
-            class.
-        dropout: inside the residual blocks.
+        multipliers: one number per level.
+        blocks: residual blocks per level on the way down; one more on the way up.
+        attention: the levels, counted from 0, that have self-attention; by default the coarsest. The middle always has
+            it.
+        heads: the heads of each attention.
+        classes: the number of labels, or None; y None is then the null class.
+        drop: the probability with which a label is dropped in training, for classifier-free guidance.
+        patch: the network sees P × P pixels as channels at 1/P of the resolution; 2 makes 28×28 four times cheaper.
+        dropout: within residual blocks.
 
     Raises:
-        ValueError: no level, blocks < 1, or a level of `attention` that does not exist; when called, labels
-            are given to a network without classes.
+        ValueError: blocks or multipliers make no network, or heads does not divide a level's channels.
     """
 
     def __init__(
         self,
         channels: int,
         out_channels: int | None = None,
+        *,
         width: int = 32,
         multipliers: tuple[int, ...] = (1, 2, 2),
         blocks: int = 1,
         attention: tuple[int, ...] | None = None,
+        heads: int = 4,
         classes: int | None = None,
+        drop: float = 0.0,
+        patch: int = 1,
         dropout: float = 0.0,
     ):
         super().__init__()
         last = len(multipliers) - 1
         attention = (last,) if attention is None else attention
-        if last < 0 or blocks < 1 or not set(attention) <= set(range(last + 1)):
+        if blocks < 1 or last < 0 or min(multipliers) < 1 or not set(attention) <= set(range(last + 1)):
             raise ValueError(
-                f"need a multiplier, at least one block, and attention among the levels 0..{last}; "
-                f"got multipliers {multipliers}, blocks {blocks}, attention {attention}"
+                f"a UNet needs at least one block, one level, and attention only at levels 0..{last}: got "
+                f"blocks={blocks}, multipliers={multipliers}, attention={attention}"
             )
-        condition, widths = 4 * width, [width * m for m in multipliers]
-        self.condition = Condition(condition, classes)
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-
-        def stage(inputs: int, level: int) -> Stage:
-            return Stage(inputs, widths[level], condition, dropout, level in attention)
-
-        skips, levels = [width], [0]  # what the way down leaves behind: channels and level of each output
-        self.down = nn.ModuleList()
-        for level in range(last + 1):
-            if level > 0:
-                self.down.append(Shrink(skips[-1]))
-                skips, levels = [*skips, skips[-1]], [*levels, level]
+        cond, self.patch, outputs = 4 * width, patch, channels if out_channels is None else out_channels
+        self.condition = Condition(cond, classes, drop)
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        here, skips = width, [width]
+        for k, multiplier in enumerate(multipliers):
+            if k > 0:
+                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                skips.append(here)
             for _ in range(blocks):
-                self.down.append(stage(skips[-1], level))
-                skips, levels = [*skips, widths[level]], [*levels, level]
-
-        now = widths[last]
-        self.middle = nn.ModuleList(
-            Stage(now, now, condition, dropout, attention=first) for first in (True, False)
-        )
-        self.up = nn.ModuleList()
-        for skip, level in zip(reversed(skips), reversed(levels)):
-            self.up.append(stage(now + skip, level))
-            now = widths[level]
-        last_conv = zero(nn.Conv2d(now, channels if out_channels is None else out_channels, 3, padding=1))
-        self.last = nn.Sequential(group_norm(now), nn.SiLU(), last_conv)
+                self.down.append(Level(here, width * multiplier, cond, k in attention, heads, dropout))
+                here = width * multiplier
+                skips.append(here)
+        self.middle = Level(here, here, cond, True, heads, dropout)
+        self.bottom = ResidualBlock(here, here, cond, dropout)
+        for k, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                self.up.append(Level(here + skips.pop(), width * multiplier, cond, k in attention, heads, dropout))
+                here = width * multiplier
+            if k > 0:
+                self.grow.append(nn.Conv2d(here, here, 3, padding=1))
+        self.blocks = blocks
+        self.head = nn.Sequential(group_norm(here), nn.SiLU(), zero(nn.Conv2d(here, outputs * patch**2, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        c = F.silu(self.condition(t, y))  # (B, 4 width)
-        outputs = [self.first(x)]
-        for layer in self.down:
-            outputs.append(layer(outputs[-1], c))
-        h = outputs[-1]
-        for layer in self.middle:
-            h = layer(h, c)
-        for layer in self.up:
-            skip = outputs.pop()
-            if h.shape[-2:] != skip.shape[-2:]:
-                h = F.interpolate(h, size=skip.shape[-2:])  # nearest
-            h = layer(torch.cat([h, skip], 1), c)
-        return self.last(h)
+        c = self.condition(t, y)
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        skips = [h]
+        for k in range(len(self.shrink) + 1):
+            if k > 0:
+                h = self.shrink[k - 1](h)
+                skips.append(h)
+            for level in self.down[k * self.blocks : (k + 1) * self.blocks]:
+                h = level(h, c)
+                skips.append(h)
+        h = self.bottom(self.middle(h, c), c)
+        for k in range(len(self.shrink) + 1):
+            for level in self.up[k * (self.blocks + 1) : (k + 1) * (self.blocks + 1)]:
+                h = level(torch.cat([h, skips.pop()], 1), c)
+            if k < len(self.grow):
+                h = self.grow[k](F.interpolate(h, size=skips[-1].shape[2:]))
+        return F.pixel_shuffle(self.head(h), self.patch)

@@ -1,0 +1,162 @@
+"""The command `gmbook`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from gmbook import doctor, experiments
+from gmbook.experiments import base, results
+from gmbook.experiments.base import Experiment
+from gmbook.lab import download
+from gmbook.lab.checkpoint import write_atomically
+
+Act = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. What the user got wrong is one line on stderr and exit code 2."""
+    arguments = parser().parse_args(argv)
+    act: Act = arguments.act
+    try:
+        return act(arguments)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"gmbook: {error}", file=sys.stderr)
+        return 2
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`gmbook train`: run an experiment, with checkpoints."""
+    experiment = experiments.find(arguments.paper, arguments.dataset, arguments.budget)
+    folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
+    weights = sum(p.numel() for p in experiment.model().parameters())
+    steps = experiment.steps if arguments.steps is None else arguments.steps
+    print(f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}")
+    print(f"the paper's own setting: {experiment.reference}")
+    if arguments.dry_run:
+        return 0
+    options = {"seed": arguments.seed, "steps": arguments.steps, "save_every": arguments.save_every}
+    base.run(experiment, folder, resume=arguments.resume, **options)
+    print(f"done; look at it with: gmbook sample {folder}")
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """`gmbook sample`: a sheet of samples of a run."""
+    experiment = _of_run(arguments.run)
+    if experiment.sample is None:
+        raise ValueError(f"{experiment.name} makes no samples")
+    picture = results.sheet(experiment, base.load(experiment, arguments.run), arguments.per_class, arguments.seed)
+    out = arguments.out or arguments.run / "samples.png"
+    write_atomically(out, picture.png())
+    print(f"wrote {out}")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`gmbook evaluate`: the metrics of a run."""
+    experiment = _of_run(arguments.run)
+    if experiment.evaluate is None:
+        raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
+    torch.manual_seed(0)
+    report = experiment.evaluate(base.load(experiment, arguments.run), arguments.n)
+    print(json.dumps(report, indent=1, ensure_ascii=False))
+    return 0
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """`gmbook record`: keep a run's metrics, pictures and weights in the repository."""
+    print(results.record(_of_run(arguments.run), arguments.run, arguments.n).summary())
+    return 0
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """`gmbook data`: download a data set, or say which there are."""
+    if arguments.name is None:
+        for name in download.registry():
+            print(f"{name:10} {'found' if download.available(name) else 'missing'}")
+        return 0
+    if download.available(arguments.name):
+        print(f"{arguments.name} is there already: {download.locate(arguments.name)}")
+        return 0
+    print(f"{arguments.name} is now in {download.fetch(arguments.name)}")
+    return 0
+
+
+def listing(arguments: argparse.Namespace) -> int:
+    """`gmbook list`: every experiment, and whether it was recorded."""
+    for experiment in experiments.EXPERIMENTS:
+        try:
+            done = f"recorded, {results.read(experiment).content['seconds'] / 60:.0f} min"
+        except results.NoRecord:
+            done = "not yet run"
+        print(f"{experiment.paper:12} {experiment.dataset:8} {experiment.budget:7} {experiment.steps:7} steps   {done}")
+    return 0
+
+
+def _of_run(folder: Path) -> Experiment:
+    told = base.read_run(folder)
+    return experiments.find(told["paper"], told["dataset"], told["budget"])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="gmbook", description="The textbook's command: data, training, samples, records."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, act: Act, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(act=act)
+        return sub
+
+    command("doctor", lambda _: doctor.main(), "Say what is installed and which data sets are found.")
+    command("list", listing, "List the book's experiments: paper, data set, budget, steps, and whether recorded.")
+
+    sub = command(
+        "data", data, "Download a data set (checked, into GMBOOK_DATA or data/cache), or list which are here."
+    )
+    sub.add_argument("name", nargs="?", help="mnist, cifar10 or text8; leave it out for a list")
+
+    sub = command("train", train, "Train one of the book's models on a data set.")
+    sub.add_argument("paper", help="whose model, for example ddpm; `gmbook list` names all")
+    sub.add_argument("dataset", help="for example digits or mnist")
+    sub.add_argument(
+        "--budget", default=base.default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="of weights, data order and noise; default 0")
+    sub.add_argument("--steps", type=int, help="stop after this many steps instead of the experiment's own number")
+    sub.add_argument("--out", help="the run's folder; default runs/<paper>-<dataset>-<budget>-seed<seed>")
+    sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+    sub.add_argument("--save-every", type=int, default=250, help="steps between checkpoints; default %(default)s")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be run, and stop")
+
+    sub = command(
+        "sample", sample, "Draw a sheet of samples from a run, ten columns, one per class where it knows classes."
+    )
+    sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
+    sub.add_argument("--per-class", type=int, default=6, help="rows of the sheet; default %(default)s")
+    sub.add_argument("--seed", type=int, default=0, help="of the noise; default 0")
+    sub.add_argument("--out", type=Path, help="the PNG to write; default samples.png in the run's folder")
+
+    sub = command("evaluate", evaluate, "Print a run's metrics as JSON, each beside its noise floor or baseline.")
+    sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
+    sub.add_argument("--n", type=int, default=1000, help="how many samples are judged; default %(default)s")
+
+    sub = command("record", record, "Evaluate a finished run and keep metrics, pictures and weights in the repository.")
+    sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
+    sub.add_argument("--n", type=int, default=1000, help="how many samples are judged; default %(default)s")
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Markov chains on tokens: kernels, posteriors and rates of the discrete diffusions D3PM, SEDD and MDLM.
+
+Time runs from data (t = 0) to noise (t = 1); tokens jump independently of each other. A moment of the chain is named
+by keep = ᾱ(t), a number that falls from 1 at the data (see `core.schedules`), so chains know no schedule.
+
+**Tokens.** Data are 0..V−1, V = `vocab`. A chain with an extra mask token has it last: its index is V, and
+`states` = V + 1. So a network embeds `states` tokens and emits V numbers per position: the mask is never predicted.
+
+Matrices act on row vectors, x_t = x_s Q, and rows sum to 1. Probabilities are float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def categorical(probabilities: Tensor) -> Tensor:
+    """One draw per row of unnormalised probabilities, (..., V) -> (...), int64.
+
+    An exponential race argmax_v p_v/E_v (the Gumbel trick), in float64: in float32 the largest Gumbel is 16.6, so
+    that small probabilities are never drawn, which sharpens the samples (Zheng et al. 2024, arXiv:2409.02908).
+    """
+    race = torch.empty_like(probabilities, dtype=torch.float64).exponential_()
+    return (probabilities / race).argmax(-1)
+
+
+class MarkovChain(nn.Module, ABC):
+    """Kernels of a token chain, from any moment keep_s to any later one keep_t ≤ keep_s.
+
+    Moments are () or (B,), tokens (B, L), laws (B, L, states); a law on the data tokens alone, (B, L, V), is padded.
+    """
+
+    stationary: Tensor  # (states,), float64
+    vocab: int
+
+    @property
+    def states(self) -> int:
+        """The number of tokens, the mask included."""
+        return len(self.stationary)
+
+    @abstractmethod
+    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        """q(x_t = · | x_s = x) for tokens x (B, L); for weights w, Σ_v w_v q(x_t = · | x_s = v): (B, L, states)."""
+
+    @abstractmethod
+    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        """q(x_t = x | x_s = ·), the likelihood of every origin: (B, L) -> (B, L, states)."""
+
+    @abstractmethod
+    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
+        """One draw of x_t given x_0 = x: (B, L) -> (B, L)."""
+
+    def law(self, x: Tensor) -> Tensor:
+        """Tokens as one-hot rows, weights padded to all states: (B, L) or (B, L, V or states) -> (B, L, states)."""
+        if not x.is_floating_point():
+            return F.one_hot(x, self.states).double()
+        return F.pad(x.double(), (0, self.states - x.shape[-1]))
+
+    def posterior(self, xt: Tensor, x0: Tensor, keep_s: Tensor, keep_t: Tensor) -> Tensor:
+        """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0): (B, L, states). arXiv:2107.03006, Eq. 3 (d3pm-posterior).
+
+        With probabilities p̃ for x_0 this is the *joint* form, ∝ Σ_v q(x_s, x_t | v) p̃(v), Eq. 4
+        (d3pm-joint-form): its ideal p̃ is the leave-one-out law, not q(x_0 | x_t). See `mixture`.
+        A pair (x_t, x_0) that the chain cannot produce has no posterior: NaN.
+        """
+        weights = self.arrival(xt, keep_t, keep_s) * self.transition(x0, keep_s)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def mixture(self, xt: Tensor, x0: Tensor, keep_s: Tensor, keep_t: Tensor) -> Tensor:
+        """Σ_v q(x_s | x_t, x_0 = v) p̃(v) for probabilities p̃, (B, L, V) -> (B, L, states) (d3pm-mixture-form).
+
+        Its ideal p̃ is q(x_0 | x_t). Origins v that cannot lead to x_t are left out. As q(x_s | x_t, v) is
+        q(x_t | x_s) q(x_s | v)/q(x_t | v), one product with p̃(v)/q(x_t | v) does it: no (V, V) table.
+        """
+        likelihood = self.arrival(xt, keep_t)
+        possible = likelihood > 0
+        origins = torch.where(possible, self.law(x0) / torch.where(possible, likelihood, 1.0), 0.0)
+        weights = self.arrival(xt, keep_t, keep_s) * self.transition(origins, keep_s)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def prior(self, keep: Tensor) -> Tensor:
+        """The law of x_t when the data tokens are uniform, () or (B,) -> (..., states); reverse chains start there.
+
+        It is `stationary` when keep = 0. When a schedule ends at keep > 0, an absorbing chain's δ_mask would make the
+        bound's prior term infinite; this law makes it keep · log V a token.
+        """
+        uniform = torch.full((keep.numel(), 1, self.vocab), 1 / self.vocab, dtype=torch.float64, device=keep.device)
+        return self.transition(uniform, keep)[:, 0].reshape(*keep.shape, self.states)
+
+
+def _column(keep: Tensor | float, like: Tensor) -> Tensor:
+    """keep, () or (B,), as float64 (1 or B, 1, 1)."""
+    return torch.as_tensor(keep, dtype=torch.float64, device=like.device).reshape(-1, 1, 1)
+
+
+class Chain(MarkovChain):
+    """Tokens that jump to a stationary law π: q(x_t | x_s) = k δ_{x_s} + (1 − k) π, k = keep_t/keep_s (d3pm-marginal).
+
+    π uniform is D3PM's and SEDD's uniform chain; π on the mask is D3PM's absorbing chain, SEDD-absorb and MDLM.
+    In continuous time dp/dt = σ(t) p (1πᵀ − I), with ᾱ = e^{−σ̄}.
+
+    Args:
+        stationary: π, (states,).
+        vocab: V, the number of data tokens, by default all states. (The absorbing state of D3PM's images is a grey
+            value, not an extra token: a one-hot `stationary` with the default `vocab`.)
+
+    Raises:
+        ValueError: π is not a probability vector, or vocab is out of range.
+    """
+
+    def __init__(self, stationary: Tensor, vocab: int | None = None):
+        super().__init__()
+        stationary = stationary.double()
+        if stationary.ndim != 1 or bool((stationary < 0).any()) or abs(float(stationary.sum()) - 1) > 1e-6:
+            raise ValueError("stationary must be a probability vector (states,): non-negative, with sum 1")
+        self.vocab = len(stationary) if vocab is None else vocab
+        if not 1 <= self.vocab <= len(stationary):
+            raise ValueError(f"vocab must lie in 1..{len(stationary)}, the number of states, got {vocab}")
+        self.register_buffer("stationary", stationary / stationary.sum())
+
+    @classmethod
+    def uniform(cls, vocab: int) -> Chain:
+        """π = 1/V on the V data tokens."""
+        return cls(torch.full((vocab,), 1 / vocab, dtype=torch.float64))
+
+    @classmethod
+    def absorbing(cls, vocab: int) -> Chain:
+        """π on an extra mask token with index V = vocab."""
+        return cls(F.one_hot(torch.tensor(vocab), vocab + 1), vocab)
+
+    def extra_repr(self) -> str:
+        return f"states={self.states}, vocab={self.vocab}"
+
+    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        keep = _column(keep_t, x) / _column(keep_s, x)
+        weights = self.law(x)
+        return keep * weights + (1 - keep) * weights.sum(-1, keepdim=True) * self.stationary
+
+    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        keep = _column(keep_t, x) / _column(keep_s, x)
+        return keep * self.law(x) + (1 - keep) * self.stationary[x][..., None]
+
+    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
+        jumps = torch.multinomial(self.stationary, x.numel(), replacement=True).reshape(x.shape)
+        stays = torch.rand(x.shape, dtype=torch.float64, device=x.device) < _column(keep, x)[..., 0]
+        return torch.where(stays, x, jumps)
+
+    def departure_rates(self, x: Tensor) -> Tensor:
+        """The generator's rows at unit noise rate, π_y − δ_{xy}, from x to every y: (B, L) -> (B, L, states)."""
+        return self.stationary - self.law(x)
+
+    def arrival_rates(self, x: Tensor) -> Tensor:
+        """The generator's columns at unit noise rate, π_x − δ_{xy}, from every y to x: (B, L) -> (B, L, states).
+
+        SEDD's Q(x, y): the reverse chain leaves x for y at the rate s_y σ(t) times this (sedd-reverse-rate).
+        """
+        return self.stationary[x][..., None] - self.law(x)
+
+    def undo(self, scores: Tensor, keep_t: Tensor, keep_s: Tensor) -> Tensor:
+        """w Q⁻¹ for weights w (B, L, states) and Q the kernel from keep_s to keep_t: (w − (1 − k) Σw π)/k.
+
+        e^{−ΔσQ} s of SEDD's Tweedie step, for both chains (sedd-tweedie).
+        """
+        keep = _column(keep_t, scores) / _column(keep_s, scores)
+        return (scores - (1 - keep) * scores.sum(-1, keepdim=True) * self.stationary) / keep
+
+
+class MatrixChain(MarkovChain):
+    """A chain given by its tables Q_1..Q_T, rows and columns summing to 1, hence uniform in the end.
+
+    Its moment i is named keep = 1 − i/T, which `LinearSchedule` gives at t = i/T; other schedules run the same tables
+    at another pace, as long as they hit these levels. Cumulative products are taken in float64. Memory is 2TV²
+    float64 numbers: 1 GB for T = 1000, V = 256.
+
+    Args:
+        matrices: (T, V, V), rows from, columns to.
+
+    Raises:
+        ValueError: a table is not doubly stochastic; or, later, keep does not name a level.
+    """
+
+    matrices: Tensor
+    cumulative: Tensor
+
+    def __init__(self, matrices: Tensor):
+        super().__init__()
+        matrices = matrices.double()
+        sums = torch.cat([matrices.sum(-1), matrices.sum(-2)])
+        if bool((matrices < 0).any()) or float((sums - 1).abs().max()) > 1e-8:
+            raise ValueError(
+                "matrices (T, V, V) must be doubly stochastic: no negative entry, rows and columns sum to 1"
+            )
+        self.vocab = matrices.shape[-1]
+        products = [torch.eye(self.vocab, dtype=torch.float64, device=matrices.device)]
+        for matrix in matrices:
+            products.append(products[-1] @ matrix)
+        self.register_buffer("matrices", matrices)
+        self.register_buffer("cumulative", torch.stack(products))  # (T + 1, V, V), Q̄_i
+        self.register_buffer("stationary", torch.full_like(matrices[0, 0], 1 / self.vocab))
+
+    def extra_repr(self) -> str:
+        return f"states={self.states}, steps={len(self.matrices)}"
+
+    def level(self, keep: Tensor | float) -> Tensor:
+        """i = (1 − keep) T, () or (B,) int64."""
+        position = (1 - torch.as_tensor(keep, dtype=torch.float64, device=self.stationary.device)) * len(self.matrices)
+        level = position.round()
+        if bool(((position - level).abs() > 1e-2).any()):
+            raise ValueError(
+                f"this chain exists at keep = 1 - i/{len(self.matrices)} only: use LinearSchedule() "
+                f"and a number of steps that divides {len(self.matrices)}"
+            )
+        return level.long()
+
+    def kernel(self, keep_t: Tensor | float, keep_s: Tensor | float = 1.0) -> Tensor:
+        """Q_{i+1} ⋯ Q_j from level i (keep_s) to level j (keep_t): (1 or B, V, V)."""
+        start, end = torch.broadcast_tensors(self.level(keep_s), self.level(keep_t))
+        if not bool(start.any()):
+            return self.cumulative[end.reshape(-1)]
+        if bool((end == start + 1).all()):
+            return self.matrices[start.reshape(-1)]
+        pairs, index = torch.unique(torch.stack([start, end], -1).reshape(-1, 2), dim=0, return_inverse=True)
+        products = [reduce(torch.matmul, self.matrices[i:j], self.cumulative[0]) for i, j in pairs.tolist()]
+        return torch.stack(products)[index]
+
+    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        kernel = self.kernel(keep_t, keep_s)
+        if x.is_floating_point():
+            return self.law(x) @ kernel
+        return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
+
+    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+        kernel = self.kernel(keep_t, keep_s).mT
+        return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
+
+    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
+        return categorical(self.transition(x, keep))

@@ -1,0 +1,178 @@
+"""Checkpoints that survive a kill: safetensors and JSON, written atomically, checked when read, never unpickled.
+
+A checkpoint is two files, `step-00001000.safetensors` (every tensor) and `step-00001000.json` (the rest of the state,
+and the SHA-256 of both). Each is written under another name, flushed to the disk and renamed. The JSON comes last,
+so a checkpoint exists when its JSON does, and a kill at any moment leaves the one before it untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d+)\.json")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, or does not belong to this model."""
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Put `content` at `file` such that a reader, or a kill, sees all of it or nothing of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")
+    with open(draft, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
+    if os.name == "posix":  # the rename itself reaches the disk with the folder
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Write `state` as the checkpoint of `step`, and delete all but the newest `keep`: the JSON's place.
+
+    Args:
+        folder: where the run's checkpoints live; made if absent.
+        step: the number of steps taken.
+        state: dicts and lists of tensors, numbers, strings, booleans and None. Tuples come back as lists.
+        keep: how many checkpoints stay; two, so that a damaged one has one before it.
+
+    Raises:
+        TypeError: the state holds something that neither safetensors nor JSON can hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    content = save_tensors(_flat(state, "", tensors))
+    head = {"format": FORMAT, "step": step, "state": _plain(state, "")}
+    file = Path(folder) / f"step-{step:08d}.json"
+    write_atomically(file.with_suffix(".safetensors"), content)
+    write_atomically(file, json.dumps({"sha256": _digest(content, head), **head}).encode())
+    for old in checkpoints(folder)[keep:]:
+        old.unlink()  # first the JSON: half a deletion leaves no checkpoint
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    return file
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The JSON files of a folder's checkpoints, newest first; empty where there are none."""
+    found = [
+        (int(match[1]), file) for file in Path(folder).glob("step-*.json") if (match := _NAME.fullmatch(file.name))
+    ]
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+def read_checkpoint(file: Path) -> tuple[int, dict[str, Any]]:
+    """(step, state) of one checkpoint, given its JSON; tensors lie on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, altered, or of another format.
+    """
+    try:
+        head = json.loads(file.read_bytes())
+        content = file.with_suffix(".safetensors").read_bytes()
+        if head.pop("sha256") != _digest(content, head):
+            raise CheckpointError(f"{file.with_suffix('')} is damaged: its SHA-256 does not match")
+        if head["format"] != FORMAT:
+            raise CheckpointError(f"{file} has format {head['format']}, this gmbook reads format {FORMAT}")
+        return head["step"], _join(head["state"], load_tensors(content))
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{file.with_suffix('')} is damaged or incomplete ({error})") from error
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None] = warnings.warn) -> tuple[int, dict[str, Any]] | None:
+    """(step, state) of the newest checkpoint that is sound, or None where there is no checkpoint at all.
+
+    A damaged one is refused with a warning, and the one before it is taken.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    files = checkpoints(folder)
+    for file in files:
+        try:
+            return read_checkpoint(file)
+        except CheckpointError as error:
+            warn(f"{error}; using the checkpoint before it, if there is one")
+    if files:
+        raise CheckpointError(
+            f"every checkpoint in {folder} is damaged: delete the folder (or choose another) to begin again"
+        )
+    return None
+
+
+def _digest(content: bytes, head: dict[str, Any]) -> str:
+    digest = hashlib.sha256(content)
+    digest.update(json.dumps(head, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _flat(tree: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Collect the tensors of a tree under their paths, as safetensors wants them: contiguous, sharing nothing."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().cpu().contiguous().clone()
+    elif isinstance(tree, dict):
+        for key, branch in tree.items():
+            _flat(branch, f"{name}/{key}", tensors)
+    elif isinstance(tree, (list, tuple)):
+        for index, branch in enumerate(tree):
+            _flat(branch, f"{name}/{index}", tensors)
+    return tensors
+
+
+def _plain(tree: Any, name: str) -> Any:
+    """The tree as JSON holds it: a tensor becomes its path, a dict its list of pairs (keys may be integers)."""
+    if isinstance(tree, Tensor):
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        return {"dict": [[key, _plain(branch, f"{name}/{key}")] for key, branch in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(branch, f"{name}/{index}") for index, branch in enumerate(tree)]
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    raise TypeError(f"cannot write {name.strip('/')} into a checkpoint: it is a {type(tree).__name__}")
+
+
+def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `_flat` and `_plain`."""
+    if isinstance(tree, dict) and "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if isinstance(tree, dict):
+        return {key: _join(branch, tensors) for key, branch in tree["dict"]}
+    if isinstance(tree, list):
+        return [_join(branch, tensors) for branch in tree]
+    return tree
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's default generators: the CPU's, and every GPU's."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Put torch's default generators back to what `random_state` gave. GPUs that are not here are passed over."""
+    for device, value in state.items():
+        if device == "cpu":
+            torch.set_rng_state(value)
+        elif torch.cuda.is_available() and int(device.split(":")[1]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(value, device)

@@ -1,0 +1,48 @@
+"""The line that a check cell prints: the claim and its bar, the same on every machine; and an error where it fails."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Number = float | int | Tensor
+
+
+def check(
+    claim: str,
+    value: Number,
+    *,
+    below: float | None = None,
+    between: tuple[float, float] | None = None,
+    equals: Number | None = None,
+    digits: int = 6,
+) -> None:
+    """Print `claim: … ok` if `value` keeps the bar, raise otherwise. The raw value is not printed: it may differ by
+    machine.
+
+    Args:
+        value: a number, or a tensor of which every entry must keep the bar.
+        below: the value must be less than this; NaN never is.
+        between: the value must lie in [low, high].
+        equals: the value, rounded to `digits` decimals, must be this.
+        digits: decimals for `equals`.
+
+    Raises:
+        AssertionError: the bar is missed; the message shows the value.
+        ValueError: not exactly one bar is given.
+    """
+    if sum(bar is not None for bar in (below, between, equals)) != 1:
+        raise ValueError("give exactly one of below=, between=, equals=")
+    got = torch.as_tensor(value).detach().double()
+    if below is not None:
+        passed, text = bool((got < below).all()), f"< {below:g}"
+    elif between is not None:
+        low, high = between
+        passed, text = bool(((got >= low) & (got <= high)).all()), f"in [{low:g}, {high:g}]"
+    else:
+        want = torch.as_tensor(equals).double()
+        passed = bool(((got - want).abs() <= 0.5000001 * 10.0**-digits).all())
+        text = "= " + ", ".join(f"{v:.{digits}g}" for v in want.flatten().tolist())
+    if not passed:
+        raise AssertionError(f"{claim}: got {got.tolist()}, wanted {text}")
+    print(f"{claim}: {text}  ok")

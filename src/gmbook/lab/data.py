@@ -1,0 +1,317 @@
+"""The real data of the book: 8×8 digits, MNIST, CIFAR-10, text8; pixel scales; the 27-letter alphabet.
+
+One function per set, `digits`, `mnist`, `cifar10`, `text8`, each with a split "train", "valid" or "test". They
+read what is on the machine (the folder that GMBOOK_DATA names, then `data/cache/`), check it, and never
+download; `gmbook.lab.download.fetch`, or the command `gmbook data NAME`, does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmbook.lab.download import DataCorrupt, DataMissing, entry, require
+
+T = TypeVar("T")
+DIGIT_CLASSES = tuple("0123456789")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # text8's 27 symbols: token 0 is the space, 1 is a, 26 is z
+TEXT8_LENGTH = 100_000_000
+TEXT8_BEGINNING = b" anarchism originated as a term of abuse"
+NOT_A_SYMBOL = 255
+TO_TOKEN = bytes(ALPHABET.find(chr(b)) if chr(b) in ALPHABET else NOT_A_SYMBOL for b in range(256))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels, as integers; `scale`, `dequantise` or `binarise` turn them into what a model sees.
+
+    Attributes:
+        x: (N, C, H, W) uint8, in 0..levels-1.
+        y: (N,) int64, indices into `classes`.
+        name: what to call the set in a figure.
+        split: "train", "valid" or "test".
+        classes: the names of the labels.
+        levels: how many grey levels a pixel can have: 256, or 17 for the 8×8 digits.
+    """
+
+    x: Tensor
+    y: Tensor
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    levels: int = 256
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape, (C, H, W)."""
+        return tuple(self.x.shape[1:])
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {self.split}: {len(self):,} images {self.shape}, {self.levels} levels"
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A text in the 27-letter alphabet.
+
+    Attributes:
+        tokens: (N,) uint8, contiguous, in 0..26; `chunks` and `TextBatches` serve them as int64.
+        split: "train", "valid" or "test".
+        whole: how many characters the file has of which this is a split.
+        is_prefix: the file is only the beginning of text8. Say so beside every bits-per-character figure.
+    """
+
+    tokens: Tensor
+    split: str
+    whole: int
+    is_prefix: bool
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def name(self) -> str:
+        """What to call the set in a figure: "text8", or how much of it."""
+        return f"text8 (its first {self.whole / 1e6:.1f} MB)" if self.is_prefix else "text8"
+
+    def chunks(self, length: int) -> Tensor:
+        """The text cut into windows that do not overlap: (⌊N / length⌋, length) int64; the rest is dropped."""
+        if not 1 <= length <= len(self):
+            raise ValueError(f"length must be in 1..{len(self)}, got {length}")
+        count = len(self) // length
+        return self.tokens[: count * length].view(count, length).long()
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {self.split}: {len(self):,} characters"
+
+
+# ---------------------------------------------------------------------------------------------- the sets
+
+
+def digits(split: str = "train") -> ImageSet:
+    """scikit-learn's 1,797 real handwritten digits of 8×8 pixels and 17 levels; always on the machine.
+
+    Split in the order of the file: 1,297 train, 200 valid, 300 test. This is not MNIST.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]  # (N, 1, 8, 8)
+    y = torch.from_numpy(bunch.target.astype(np.int64))
+    part = _part(split, train=slice(0, 1297), valid=slice(1297, 1497), test=slice(1497, 1797))
+    return ImageSet(x[part], y[part], entry("digits").title, split, DIGIT_CLASSES, levels=17)
+
+
+def mnist(split: str = "train") -> ImageSet:
+    """MNIST, 28×28 grey: 55,000 train, 5,000 valid (the last of the official training set), 10,000 test.
+
+    Raises:
+        DataMissing: the four official files are nowhere.
+        DataCorrupt: one of them is damaged.
+    """
+    part = _part(split, train=slice(0, 55_000), valid=slice(55_000, 60_000), test=slice(0, 10_000))
+    folder = require("mnist") / "mnist"
+    stem, count = ("t10k", 10_000) if split == "test" else ("train", 60_000)
+    x = _read_idx(folder / f"{stem}-images-idx3-ubyte.gz", (count, 28, 28))
+    y = _read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", (count,))
+    _check_labels(folder / f"{stem}-labels-idx1-ubyte.gz", y, "mnist")
+    x, labels = x[part, None].copy(), y[part].astype(np.int64)  # (N, 1, 28, 28)
+    return ImageSet(torch.from_numpy(x), torch.from_numpy(labels), entry("mnist").title, split, DIGIT_CLASSES)
+
+
+def cifar10(split: str = "train") -> ImageSet:
+    """CIFAR-10, 32×32 colour: 45,000 train, 5,000 valid (the last of the official training set), 10,000 test.
+
+    Reads the binary version, records of one label byte and 3 × 32 × 32 pixels; nothing is unpickled.
+
+    Raises:
+        DataMissing: the six official files are nowhere.
+        DataCorrupt: one of them is damaged.
+    """
+    batches, part = _part(
+        split,
+        train=([1, 2, 3, 4, 5], slice(0, 45_000)),
+        valid=([5], slice(5_000, 10_000)),
+        test=(["test"], slice(0, 10_000)),
+    )
+    folder = require("cifar10") / "cifar-10-batches-bin"
+    names = ["test_batch.bin" if b == "test" else f"data_batch_{b}.bin" for b in batches]
+    records = np.concatenate([_read_cifar(folder / name) for name in names])[part]  # (N, 3073)
+    x = torch.from_numpy(records[:, 1:].copy()).view(-1, 3, 32, 32)
+    y = torch.from_numpy(records[:, 0].astype(np.int64))
+    return ImageSet(x, y, entry("cifar10").title, split, CIFAR10_CLASSES)
+
+
+def text8(split: str = "train") -> TextSet:
+    """text8: the first 10⁸ characters of a cleaned Wikipedia, split 90/5/5 in the order of the text.
+
+    A file that holds only a beginning of text8 is accepted, split by the same fractions, and says so:
+    `is_prefix`, `name`.
+
+    Raises:
+        DataMissing: there is no text8/text8.
+        DataCorrupt: the file is not text8: another beginning, another symbol, or too long.
+    """
+    path = require("text8") / "text8" / "text8"
+    raw = path.read_bytes()
+    n = len(raw)
+    part = _part(
+        split,
+        train=slice(0, n * 90 // 100),
+        valid=slice(n * 90 // 100, n * 95 // 100),
+        test=slice(n * 95 // 100, n),
+    )
+    if not raw.startswith(TEXT8_BEGINNING) or not 1_000 <= n <= TEXT8_LENGTH:
+        raise _corrupt(path, "text8", f"it does not begin as text8 does, or its {n:,} bytes are too few or many")
+    tokens = np.frombuffer(raw.translate(TO_TOKEN), dtype=np.uint8)
+    if tokens.max() == NOT_A_SYMBOL:
+        place = int(tokens.argmax())
+        raise _corrupt(path, "text8", f"byte {place:,} is {raw[place : place + 1]!r}, not a-z or a space")
+    return TextSet(torch.from_numpy(tokens[part].copy()), split, n, is_prefix=n < TEXT8_LENGTH)
+
+
+def digits_or(name: str, split: str = "train") -> ImageSet:
+    """The images that a chapter asks for, "mnist" or "cifar10", or the 8×8 digits where they are missing.
+
+    Never silently: the replacement is printed in one line, and the set's `name` says what it is.
+    """
+    loaders = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
+    if name not in loaders:
+        raise ValueError(f"there are no images {name!r}; there are {', '.join(loaders)}")
+    try:
+        return loaders[name](split)
+    except DataMissing:
+        found = digits(split)
+        title = entry(name).title
+        print(
+            f"{title} is not on this machine: this runs on scikit-learn's {found.name} instead "
+            f"(`gmbook data {name}` fetches {title})."
+        )
+        return found
+
+
+# ---------------------------------------------------------------------------------------------- pixel scales
+
+
+def _check_levels(x: Tensor, levels: int) -> None:
+    if x.dtype != torch.uint8:
+        raise TypeError(f"expected uint8 pixels in 0..{levels - 1}, got {x.dtype}: is this scaled already?")
+    if x.numel() and int(x.max()) >= levels:
+        raise ValueError(f"expected pixels in 0..{levels - 1}, got {int(x.max())}: pass the set's own levels")
+
+
+def scale(x: Tensor, levels: int = 256) -> Tensor:
+    """2x / (levels − 1) − 1: uint8 in 0..levels-1 -> float32 in [−1, 1], any shape."""
+    _check_levels(x, levels)
+    return x.float() * (2 / (levels - 1)) - 1
+
+
+def unscale(x: Tensor, levels: int = 256) -> Tensor:
+    """The nearest pixel, the inverse of `scale`: float -> uint8; what lies outside [−1, 1] is clipped."""
+    return ((x + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
+
+
+def dequantise(x: Tensor, levels: int = 256) -> Tensor:
+    """(x + u) / levels with u uniform: uint8 in 0..levels-1 -> float32 in (0, 1), any shape (def-dequantise).
+
+    A density of the result bounds the mass of x: E_u log p((x+u)/levels) − D log levels ≤ log P(x)
+    (arXiv:1511.01844, section 3.1). u takes the 2¹⁵ values (j + ½) / 2¹⁵, so that float32 holds x + u exactly:
+    with a plain `rand`, 255 + u rounds to 256 now and then, and the result is 1.
+    """
+    _check_levels(x, levels)
+    u = torch.randint(2**15, x.shape, device=x.device).float().add(0.5) / 2**15
+    return (x.float() + u) / levels
+
+
+def quantise(x: Tensor, levels: int = 256) -> Tensor:
+    """⌊levels · x⌋, the inverse of `dequantise`: float -> uint8; what lies outside [0, 1) is clipped."""
+    return (x * levels).floor().clamp(0, levels - 1).to(torch.uint8)
+
+
+def binarise(x: Tensor, levels: int = 256) -> Tensor:
+    """Dynamic binarisation: each pixel is 1 with probability x / (levels − 1), drawn anew at each call.
+
+    uint8 in 0..levels-1 -> float32 in {0, 1}, any shape. (arXiv:1509.00519, section 5: a fresh draw per batch.)
+    """
+    _check_levels(x, levels)
+    return (torch.rand(x.shape, device=x.device) < x.float() / (levels - 1)).float()
+
+
+# ---------------------------------------------------------------------------------------------- letters
+
+
+def encode(text: str) -> Tensor:
+    """Letters to tokens: (L,) int64 in 0..26. Raises ValueError at a character outside the alphabet."""
+    raw = text.encode("latin-1", errors="replace")  # one byte per character; what does not fit becomes "?"
+    tokens = np.frombuffer(raw.translate(TO_TOKEN), dtype=np.uint8).astype(np.int64)
+    if NOT_A_SYMBOL in tokens:
+        place = int(tokens.argmax())
+        raise ValueError(
+            f"character {place} is {text[place]!r}: the alphabet is a-z and the space; write in lower case, "
+            "spell digits out, and drop punctuation and accents"
+        )
+    return torch.from_numpy(tokens)
+
+
+def decode(tokens: Tensor) -> str:
+    """Tokens to letters: (L,) integers in 0..26 -> a string of L characters."""
+    if tokens.ndim != 1:
+        raise ValueError(f"expected tokens (L,), got {tuple(tokens.shape)}: decode one row at a time")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(ALPHABET):
+        raise ValueError(f"expected tokens in 0..26, got {int(tokens.min())}..{int(tokens.max())}")
+    return "".join(ALPHABET[token] for token in tokens.tolist())
+
+
+# ---------------------------------------------------------------------------------------------- reading files
+
+
+def _part(split: str, **parts: T) -> T:
+    """The part that a split names, or a ValueError that lists the names."""
+    if split not in parts:
+        raise ValueError(f"there is no split {split!r}; there are {', '.join(parts)}")
+    return parts[split]
+
+
+def _corrupt(path: Path, name: str, why: str) -> DataCorrupt:
+    return DataCorrupt(f"{path} is damaged ({why}): delete it and run `gmbook data {name}`")
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A gzipped idx file of bytes with exactly this shape: magic 0, 0, 8, rank; big-endian sizes; the bytes."""
+    try:
+        with gzip.open(path) as file:
+            raw = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise _corrupt(path, "mnist", str(error)) from error
+    header = np.array([0x0800 + len(shape), *shape], dtype=">u4").tobytes()
+    if not raw.startswith(header):
+        raise _corrupt(path, "mnist", f"its header does not announce {shape} bytes")
+    if len(raw) != len(header) + np.prod(shape):
+        raise _corrupt(path, "mnist", f"it holds {len(raw) - len(header):,} bytes, not {np.prod(shape):,}")
+    return np.frombuffer(raw, dtype=np.uint8, offset=len(header)).reshape(shape)
+
+
+def _read_cifar(path: Path) -> np.ndarray:
+    """A batch of the binary version: (10000, 3073) uint8, label first."""
+    raw = np.fromfile(path, dtype=np.uint8)
+    if raw.size != 10_000 * 3073:
+        raise _corrupt(path, "cifar10", f"it holds {raw.size:,} bytes, not {10_000 * 3073:,}")
+    records = raw.reshape(10_000, 3073)
+    _check_labels(path, records[:, 0], "cifar10")
+    return records
+
+
+def _check_labels(path: Path, labels: np.ndarray, name: str) -> None:
+    if labels.max() > 9:
+        raise _corrupt(path, name, f"it holds the label {labels.max()}, and there are ten")

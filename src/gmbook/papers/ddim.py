@@ -1,0 +1,119 @@
+"""Denoising Diffusion Implicit Models. Song, Meng, Ermon, ICLR 2021, arXiv:2010.02502.
+
+A sampler over somebody else's network: it runs any `Denoiser`, on any Gaussian path. The paper's α_t is DDPM's ᾱ_t and
+our α_t². Its formulas are for α² + σ² = 1; those below hold on every path and reduce to the paper's there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gmbook.core.denoiser import Denoiser
+from gmbook.core.paths import Path
+from gmbook.core.solvers import last
+
+
+def transition_std(path: Path, t: Tensor, s: Tensor) -> Tensor:
+    """The noise of q(x_t | x_s) for s < t: √(σ_t² − (α_t/α_s)²σ_s²), like t. On VP it is σ̂ = √(1 − ᾱ_t/ᾱ_s), §5.1."""
+    ratio = path.alpha(t) / path.alpha(s)
+    return (path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2).clamp(min=0).sqrt()
+
+
+def posterior_std(path: Path, t: Tensor, s: Tensor) -> Tensor:
+    """The std of q(x_s | x_t, x_0), σ_s/σ_t · √(σ_t² − (α_t/α_s)²σ_s²): Eq. 16 at η = 1 (ddim-sigma). Its square is
+    β̃."""
+    return path.sigma(s) / path.sigma(t) * transition_std(path, t, s)
+
+
+def step(
+    denoiser: Denoiser,
+    xt: Tensor,
+    t: Tensor,
+    s: Tensor,
+    eta: float = 0.0,
+    hat: bool = False,
+    y: Tensor | None = None,
+) -> Tensor:
+    """From x_t to x_s, Eq. 12 (ddim-step): x_s = α_s x̂_0 + √(σ_s² − ς²) ε̂ + ς z, with ς = η · posterior_std.
+
+    η = 0 is deterministic, η = 1 is DDPM's ancestral step. `hat` replaces the noise by σ̂ = transition_std, which is
+    larger than Eq. 12 allows: the paper's σ̂ rows, DDPM's σ² = β. One network call.
+    """
+    path = denoiser.path
+    output = denoiser(xt, t, y)
+    x0, eps = (denoiser.read(quantity, output, xt, t) for quantity in ("x0", "eps"))
+    noise = eta * posterior_std(path, t, s)
+    rest = (path.sigma(s) ** 2 - noise**2).clamp(min=0).sqrt()
+    x = path.alpha(s) * x0 + rest * eps
+    if hat:
+        noise = transition_std(path, t, s)
+    return x if not hat and eta == 0 else x + noise * torch.randn_like(x)
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser,
+    x: Tensor,
+    ts: Tensor,
+    eta: float = 0.0,
+    hat: bool = False,
+    y: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """From x at ts[0] along the falling times ts, (S,): yields x at ts[1:], and last the x_0 reading at ts[-1].
+
+    S network calls in all. The last one is Eq. 12's step to α = 1, σ = 0.
+    """
+    for t, s in itertools.pairwise(ts):
+        x = step(denoiser, x, t, s, eta, hat, y)
+        yield x
+    yield denoiser.predict("x0", x, ts[-1], y)
+
+
+def sub_sequence(path: Path, steps: int, power: float = 1.0) -> Tensor:
+    """τ_S, …, τ_1 as times, (S,): `power` 1 is the paper's linear choice, 2 its quadratic one (App. D.2)."""
+    if steps == 1:
+        return path.times(1)[:1]
+    return path.times(steps - 1, power)
+
+
+def sample(
+    denoiser: Denoiser,
+    n: int,
+    steps: int = 50,
+    eta: float = 0.0,
+    hat: bool = False,
+    power: float = 1.0,
+    y: Tensor | None = None,
+) -> Tensor:
+    """n samples in `steps` network calls: (n, *S)."""
+    ts = sub_sequence(denoiser.path, steps, power)
+    return last(trajectory(denoiser, denoiser.prior(n), ts, eta, hat, y))
+
+
+@torch.no_grad()
+def invert(denoiser: Denoiser, x0: Tensor, steps: int = 50, power: float = 1.0, y: Tensor | None = None) -> Tensor:
+    """The latent x(t_max) that the deterministic sampler carries to x0: (B, *S). Eq. 14 run backwards (ddim-inversion).
+
+    The same step from low to high noise, with ε̂ read where the step starts; the error falls as 1/steps.
+    """
+    ts = sub_sequence(denoiser.path, steps, power).flip(0)
+    x = denoiser.path.alpha(ts[0]) * x0  # the mean of q(x_t | x_0): at t_min the image hides almost no noise
+    for t, s in itertools.pairwise(ts):
+        x = step(denoiser, x, t, s, y=y)
+    return x
+
+
+def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Spherical interpolation of latents, App. D.5 (ddim-slerp): a, b (B, *S), weight (W,) in [0, 1] -> (W, B, *S).
+
+    sin((1 − w)θ)/sin θ a + sin(wθ)/sin θ b, with θ the angle between a and b: keeps the norm of Gaussian latents.
+    """
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1 + 1e-6, 1 - 1e-6)
+    theta, w = cosine.acos(), weight[:, None]  # (B,), (W, 1)
+    pieces = torch.sin((1 - w) * theta)[..., None] * flat_a + torch.sin(w * theta)[..., None] * flat_b
+    return (pieces / theta.sin()[:, None]).reshape(len(weight), *a.shape)

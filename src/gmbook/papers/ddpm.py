@@ -1,0 +1,180 @@
+"""Denoising Diffusion Probabilistic Models. Ho, Jain, Abbeel, NeurIPS 2020, arXiv:2006.11239.
+
+The paper's letters: β_i, α_i = 1 − β_i, ᾱ_i = ∏α_j for i = 1..T, and ᾱ_0 = 1. (`Path.alpha` of the book is √ᾱ.)
+The book's time is t = i/T; tables here are indexed by the paper's i directly, with an entry for i = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gmbook.core.denoiser import Denoiser
+from gmbook.core.gaussians import kl_normal, log_discretised_normal, log_normal
+from gmbook.core.model import check_event
+from gmbook.core.paths import Quantity, TablePath, broadcast
+from gmbook.core.solvers import last
+
+
+def linear_betas(steps: int = 1000) -> Tensor:
+    """The paper's table β_1..β_T, linear from 1e-4 to 0.02 at T = 1000 (§4): (T,), float64.
+
+    For another T both ends are scaled by 1000/T, so that ᾱ_T stays about 4e-5 and the prior still fits;
+    β is kept below 0.999, which only T < 21 feels.
+    """
+    scale = 1000 / steps
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(max=0.999)
+
+
+class DDPM(Denoiser):
+    """A diffusion model with T steps and a fixed reverse variance.
+
+    Args:
+        net: net(x_t (B, *S), t (B,), y) -> (B, *S).
+        shape: the event shape S.
+        steps: T.
+        betas: the table (T,); None for the paper's linear one.
+        predicts: what the network outputs: "eps" in the paper, or any other quantity.
+        variance: σ_i² of the reverse step: "large" is β_i, "small" is β̃_i (§3.2). They are optimal for x_0 ~ N(0, I)
+            and for a single point.
+        clip: sampling clips x̂_0 to [−clip, clip]; 1.0 for images in [−1, 1], None for toys.
+        levels: the decoder of the last step: 256 for images on the grid −1 + 2k/255 (Eq. 13), None for a density.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, ...],
+        steps: int = 1000,
+        betas: Tensor | None = None,
+        predicts: Quantity = "eps",
+        variance: Literal["large", "small"] = "large",
+        clip: float | None = None,
+        levels: int | None = None,
+    ):
+        betas = linear_betas(steps) if betas is None else betas.double()
+        super().__init__(net, TablePath(betas), predicts, shape)
+        if variance not in ("large", "small"):
+            raise ValueError(f'variance must be "large" (β) or "small" (β̃), got {variance!r}')
+        self.steps, self.clip, self.levels = len(betas), clip, levels
+        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        beta = torch.cat([zero, betas])
+        alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
+        before = torch.cat([one, alpha_bar[:-1]])  # ᾱ_{i−1}; the entry at i = 0 is never read
+        rest = (1 - alpha_bar).clamp(min=betas[0].item())
+        self.register_buffer("beta", beta)  # all (T + 1,), float64
+        self.register_buffer("alpha_bar", alpha_bar)
+        self.register_buffer("weight_x0", before.sqrt() * beta / rest)
+        self.register_buffer("weight_xt", (1 - beta).sqrt() * (1 - before) / rest)
+        self.register_buffer("beta_tilde", (1 - before) / rest * beta)
+        self.register_buffer("sigma_squared", beta if variance == "large" else self.beta_tilde)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
+        """L_simple, Algorithm 1 and Eq. 14 (ddpm-simple): E ‖ε − ε_θ(√ᾱ_i x_0 + √(1 − ᾱ_i) ε, i)‖², mean over
+        dimensions.
+
+        With another `predicts` the same regression for that quantity.
+        """
+        check_event(x0, self.shape)
+        t = torch.randint(1, self.steps + 1, (len(x0),), device=x0.device).double() / self.steps
+        eps = torch.randn_like(x0)
+        xt = self.path.interpolate(x0, eps, t)
+        return (self(xt, t, y) - self.path.target(self.predicts, x0, eps, t)).square().mean()
+
+    # ------------------------------------------------------------------------------------------------ sampling
+
+    def posterior(self, x0: Tensor, xt: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
+        """q(x_{i−1} | x_i, x_0) = N(μ̃, β̃_i I), Eqs. 6–7 (ddpm-posterior).
+
+        Args:
+            i: int64, () or (B,), in 1..T.
+
+        Returns:
+            μ̃ = √ᾱ_{i−1}β_i/(1 − ᾱ_i) x_0 + √α_i(1 − ᾱ_{i−1})/(1 − ᾱ_i) x_i, (B, *S), and the *variance* β̃_i, like i.
+        """
+        mean = broadcast(self.weight_x0[i], xt) * x0 + broadcast(self.weight_xt[i], xt) * xt
+        return mean, self.beta_tilde[i]
+
+    def reverse_mean(self, xt: Tensor, i: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """μ_θ(x_i, i) = μ̃(x_i, x̂_0), Eq. 11 (ddpm-mean), and x̂_0, clipped if the model clips: each (B, *S)."""
+        x0 = self.predict("x0", xt, i.double() / self.steps, y)
+        if self.clip is not None:
+            x0 = x0.clamp(-self.clip, self.clip)
+        return self.posterior(x0, xt, i)[0], x0
+
+    def step(self, xt: Tensor, i: int, y: Tensor | None = None) -> Tensor:
+        """One line of Algorithm 2: x_{i−1} = μ_θ + σ_i z, with z = 0 when i = 1 (ddpm-ancestral)."""
+        mean, _ = self.reverse_mean(xt, torch.as_tensor(i, device=xt.device), y)
+        return mean if i == 1 else mean + self.sigma_squared[i].sqrt().to(xt.dtype) * torch.randn_like(xt)
+
+    @torch.no_grad()
+    def trajectory(self, x: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
+        """Algorithm 2 from x_T = x: yields x_{T−1}, …, x_0."""
+        for i in range(self.steps, 0, -1):
+            x = self.step(x, i, y)
+            yield x
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """n samples by Algorithm 2, T network calls: (n, *S)."""
+        return last(self.trajectory(self.noise(n), y))
+
+    # ------------------------------------------------------------------------------------- the variational bound
+
+    def bound_term(self, x0: Tensor, i: Tensor, y: Tensor | None = None) -> Tensor:
+        """L_{i−1} at one draw of x_i, for i (B,) in 1..T, nats summed over dimensions: (B,). Eq. 5 (ddpm-vlb).
+
+        i > 1: KL(q(x_{i−1} | x_i, x_0) ‖ p_θ(x_{i−1} | x_i)). i = 1: −log p_θ(x_0 | x_1), discretised or a density.
+        """
+        eps = torch.randn_like(x0)
+        xt = self.path.interpolate(x0, eps, i.double() / self.steps)
+        mean_q, variance_q = self.posterior(x0, xt, i)
+        mean_p, _ = self.reverse_mean(xt, i, y)
+        # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
+        variance_p = torch.where(self.sigma_squared[i] > 0, self.sigma_squared[i], self.beta_tilde[min(2, self.steps)])
+        std_p = broadcast(variance_p.sqrt(), xt)
+        std_q = broadcast(variance_q.clamp(min=1e-20).sqrt(), xt)
+        kl = kl_normal(mean_q, std_q, mean_p, std_p).flatten(1).sum(1)
+        return torch.where(i == 1, -self._log_decoder(x0, mean_p, std_p), kl)
+
+    def _log_decoder(self, x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        if self.levels is None:
+            return log_normal(x0, mean, std)
+        return log_discretised_normal(x0, mean, std.expand_as(x0), self.levels).flatten(1).sum(1)
+
+    def prior_term(self, x0: Tensor) -> Tensor:
+        """L_T = KL(q(x_T | x_0) ‖ N(0, I)), exact, nats: (B,)."""
+        alpha_bar = self.alpha_bar[-1].to(x0.dtype)
+        std = (1 - alpha_bar).sqrt().expand_as(x0)
+        return kl_normal(alpha_bar.sqrt() * x0, std).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def bound_terms(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
+        """All terms L_0, …, L_{T−1}, L_T of the bound, one draw of each x_i: (B, T + 1), nats. T network calls."""
+        check_event(x0, self.shape)
+        steps = range(1, self.steps + 1)
+        terms = [self.bound_term(x0, torch.full((len(x0),), i, device=x0.device), y) for i in steps]
+        return torch.stack([*terms, self.prior_term(x0)], 1)
+
+    def nelbo(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of the variational bound L ≥ −log p_θ(x_0), nats: (B,). T network calls."""
+        return self.bound_terms(x0, y).sum(1)
+
+    def simple_weight(self, i: Tensor) -> Tensor:
+        """The factor of ‖ε − ε_θ‖² in L_{i−1}: β_i²/(2σ_i²α_i(1 − ᾱ_i)), Eq. 12 (ddpm-weight). Like i, i > 1 for
+        "small"."""
+        beta = self.beta[i]
+        return beta**2 / (2 * self.sigma_squared[i] * (1 - beta) * (1 - self.alpha_bar[i]))
+
+
+def gaussian_floor(std: float, alpha_bar: Tensor) -> Tensor:
+    """The least L_simple per dimension that any network can reach on x_0 ~ N(m, std² I), () (ddpm-floor).
+
+    (1/T) Σ_i ᾱ_i s²/(ᾱ_i s² + 1 − ᾱ_i), over ᾱ_1..ᾱ_T: the variance of ε that x_i leaves undecided.
+    """
+    signal = alpha_bar * std**2
+    return (signal / (signal + 1 - alpha_bar)).mean()

@@ -1,0 +1,195 @@
+"""FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models. Grathwohl*, Chen*, Bettencourt,
+Sutskever, Duvenaud, ICLR 2019, arXiv:1810.01367. Regularised as in Finlay, Jacobsen, Nurbekyan, Oberman, ICML 2020,
+arXiv:2002.02798.
+
+The paper puts the base at t_0 and the data at t_1, log p(x) = log p(z) − ∫ tr(∂f/∂z) dt; its code integrates the other
+way. In the book data is at t = 0 and the base at t = 1, hence log p(x) = log p(z(1)) + ∫_0^1 tr(∂f/∂z) dt. Both are
+right; mixing them flips the sign. f(z, t) should be smooth (tanh, softplus, SiLU, not ReLU), or the solver crawls.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gmbook.core.bijections import Base, Bijection, Compose, Flow, Logit
+from gmbook.core.divergence import divergence
+from gmbook.core.model import check_event
+from gmbook.core.solvers import Solver, adjoint, dopri5, last
+
+Probe = Callable[[Tensor], Tensor]
+
+gaussian: Probe = torch.randn_like  # variance of the trace: 2‖A_s‖_F², A_s = (A + Aᵀ)/2 (ffjord-hutchinson-variance)
+
+
+def rademacher(x: Tensor) -> Tensor:
+    """±1 with equal chances, like x.
+
+    The variance of εᵀAε is 2(‖A_s‖_F² − Σ a_ii²), never above the Gaussian's 2‖A_s‖_F² (ffjord-hutchinson-variance).
+    """
+    return torch.randint_like(x, 2) * 2 - 1
+
+
+class Solution(NamedTuple):
+    """What one solve from data to noise accumulates.
+
+    Attributes:
+        z: z(1), (B, *S).
+        log_det: ∫ tr(∂f/∂z) dt, (B,), nats.
+        kinetic: ∫ ‖f‖² dt, (B,).
+        jacobian: ∫ ‖εᵀ∂f/∂z‖² dt, (B,); zero without a probe.
+    """
+
+    z: Tensor
+    log_det: Tensor
+    kinetic: Tensor
+    jacobian: Tensor
+
+
+class CNF(Bijection):
+    """dz/dt = f(z, t) from data, t = 0, to noise, t = 1: a bijection with log|det| = ∫ tr(∂f/∂z) dt.
+
+    The instantaneous change of variables, Eq. 2 (ffjord-trace), integrated together with z, Eq. 3
+    (ffjord-augmented). In training mode the trace is Hutchinson's εᵀ(∂f/∂z)ε with one ε per sample, drawn before the
+    solve and fixed during it, Eq. 7 (ffjord-hutchinson): with a new ε at each evaluation an adaptive solver would
+    chase noise. In evaluation mode it is exact, unless `test_probe` is given: exact costs D backward passes.
+
+    Args:
+        net: f, net(z (B, *S), t (B,), None) -> (B, *S).
+        probe: `rademacher`, `gaussian`, or None for the exact trace in training too.
+        test_probe: the same for evaluation mode.
+        rtol, atol: tolerances of dopri5.
+        use_adjoint: gradients by the adjoint method, Section 2.2 (ffjord-adjoint): memory does not grow with the
+            steps. False differentiates through the solver: exact for the steps taken, and faster on small nets.
+        solver: another solver of the same kind; then rtol and atol play no part.
+        times: the times to stop at, (n,) from 0 to 1; a fixed-step solver takes one step between two of them.
+    """
+
+    times: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        probe: Probe | None = rademacher,
+        test_probe: Probe | None = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        use_adjoint: bool = True,
+        solver: Solver | None = None,
+        times: Tensor | None = None,
+    ):
+        super().__init__()
+        self.net, self.probe, self.test_probe, self.use_adjoint = net, probe, test_probe, use_adjoint
+        self.solver = solver or functools.partial(dopri5, rtol=rtol, atol=atol)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        self.register_buffer("times", ends if times is None else times, persistent=False)
+        self.evaluations = 0  # of f, since the start of the last solve (the paper's NFE)
+
+    def field(self, z: Tensor, t: Tensor) -> Tensor:
+        """f(z, t) for z (B, *S) and t (): (B, *S)."""
+        self.evaluations += 1
+        return self.net(z, t.to(z.dtype).expand(len(z)), None)
+
+    def _augmented(self, shape: torch.Size, epsilon: Tensor | None, with_jacobian: bool) -> Callable:
+        """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3)."""
+
+        def rates(state: Tensor, t: Tensor) -> Tensor:
+            grad = torch.is_grad_enabled()
+            z = state[:, :-3].reshape(shape)
+            if not z.requires_grad:
+                z = z.detach().requires_grad_()
+            f, trace = divergence(lambda z: self.field(z, t), z, epsilon, create_graph=grad or with_jacobian)
+            jacobian = torch.zeros_like(trace)
+            if with_jacobian:
+                with torch.enable_grad():
+                    (pull,) = torch.autograd.grad(f, z, epsilon, create_graph=grad)
+                jacobian = pull.flatten(1).square().sum(1)
+            f = f.flatten(1)
+            return torch.cat([f, torch.stack([trace, f.square().sum(1), jacobian], 1)], 1)
+
+        return rates
+
+    def solve(self, x: Tensor, probe: Probe | None, with_jacobian: bool = False) -> Solution:
+        """Integrate from data to noise, with the probe's ε drawn once: x (B, *S).
+
+        Raises:
+            ValueError: the Jacobian's norm is wanted without a probe.
+            RuntimeError: the solver gives up (see `dopri5`).
+        """
+        if with_jacobian and probe is None:
+            raise ValueError("the Jacobian penalty is estimated with the probe: give one, for example rademacher")
+        epsilon = None if probe is None else probe(x)
+        rates = self._augmented(x.shape, epsilon, with_jacobian)
+        self.evaluations = 0
+        state = torch.cat([x.flatten(1), x.new_zeros(len(x), 3)], 1)
+        if self.use_adjoint and torch.is_grad_enabled():
+            state = adjoint(rates, state, self.times, self.net.parameters(), self.solver)
+        else:
+            state = last(self.solver(rates, state, self.times))
+        log_det, kinetic, jacobian = state[:, -3:].unbind(1)
+        return Solution(state[:, :-3].view_as(x), log_det, kinetic, jacobian)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        solution = self.solve(x, self.probe if self.training else self.test_probe)
+        return solution.z, solution.log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        self.evaluations = 0
+        return last(self.solver(self.field, z, self.times.flip(0)))
+
+
+class FFJORD(Flow):
+    """A continuous normalising flow, on vectors or on images.
+
+    Args:
+        net: f, net(z (B, *S), t (B,), None) -> (B, *S).
+        shape: the event shape S.
+        alpha: for integer images: dequantise, then logit with this α (1e-6 in the paper's MNIST run). None: real
+            numbers as they are.
+        kinetic: λ_K, the weight of ∫‖f‖² dt per dimension (ffjord-kinetic): straight, slow paths, hence few
+            evaluations.
+        jacobian: λ_J, the weight of ∫‖εᵀ∂f/∂z‖² dt per dimension (arXiv:2002.02798, Eq. 11).
+        options: as of `CNF`: probe, test_probe, rtol, atol, use_adjoint, solver, times.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, ...],
+        alpha: float | None = None,
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        base: Base | None = None,
+        **options: Any,
+    ):
+        cnf, first = CNF(net, **options), [] if alpha is None else [Logit(alpha)]
+        super().__init__(Compose(*first, cnf), shape, base, levels=None if alpha is None else 256)
+        self.kinetic, self.jacobian = kinetic, jacobian
+
+    @property
+    def cnf(self) -> CNF:
+        """The flow's last layer."""
+        return self.bijection.layers[-1]
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−E log p(x) + λ_K E ∫‖f‖² dt/D + λ_J E ∫‖εᵀ∂f/∂z‖² dt/D: (B, *S) -> (), nats. Labels play no part.
+
+        The first term is unbiased for −log p (not for p) up to the solver's error.
+        """
+        x = x if self.levels is None else self.prepare(x)
+        check_event(x, self.shape)
+        x, log_det = Compose(*self.bijection.layers[:-1])(x)
+        solution = self.cnf.solve(x, self.cnf.probe, with_jacobian=self.jacobian > 0)
+        log_prob = self.base.log_prob(solution.z) + solution.log_det + log_det
+        penalty = self.kinetic * solution.kinetic + self.jacobian * solution.jacobian
+        return (penalty / math.prod(self.shape) - log_prob).mean()
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """Solve from noise to data: (n, *S). Labels play no part."""
+        return super().sample(n)

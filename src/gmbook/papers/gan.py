@@ -1,0 +1,175 @@
+"""Generative Adversarial Nets. Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio,
+NIPS 2014, arXiv:1406.2661. With what followed: Arjovsky, Chintala, Bottou 2017 (arXiv:1701.07875, Wasserstein);
+Gulrajani et al. 2017 (arXiv:1704.00028, gradient penalty); Lim & Ye 2017 (arXiv:1705.02894, hinge);
+Mescheder, Geiger, Nowozin 2018 (arXiv:1801.04406, R1 and the Dirac-GAN).
+
+The paper's D(x) is a probability; the book's discriminator returns its logit ℓ(x), D = σ(ℓ), for log σ is stable
+where log of a rounded probability is not: −log D = softplus(−ℓ), −log(1 − D) = softplus(ℓ). Every player minimises,
+so the discriminator's loss is −V. The latent z is Gaussian here, uniform in the paper's MNIST experiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmbook.core.model import Model, Objective, check_event
+
+Term = Callable[[Tensor], Tensor]
+Penalty = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+class Game(NamedTuple):
+    """What the two players minimise: three elementwise functions of the discriminator's output ℓ.
+
+    L_D = E_data real(ℓ) + E_generated fake(ℓ), L_G = E_generated generator(ℓ).
+    """
+
+    real: Term
+    fake: Term
+    generator: Term
+
+
+def _minus_log_d(logit: Tensor) -> Tensor:
+    return F.softplus(-logit)
+
+
+# V(D, G) = E log D(x) + E log(1 − D(G(z))), Eq. 1, played as written: L_D = −V, and L_G = V but for a term that G
+# cannot move (gan-value). At the best D it is −log 4 + 2 JSD(p_d ‖ p_g), Theorem 1 (gan-jsd).
+minimax = Game(_minus_log_d, F.softplus, lambda logit: -F.softplus(logit))
+
+# Section 3: G minimises −log D instead. The same fixed points, another game, and another gradient
+# (gan-non-saturating): at the best D that of KL(p_g ‖ p_d) − 2 JSD (gan-non-saturating-gradient).
+non_saturating = Game(_minus_log_d, F.softplus, _minus_log_d)
+
+# max(0, 1 − ℓ) and max(0, 1 + ℓ): points beyond the margin no longer pull (gan-hinge).
+hinge = Game(lambda score: F.relu(1 - score), lambda score: F.relu(1 + score), torch.neg)
+
+# W_1 = sup over 1-Lipschitz ℓ of E_data ℓ − E_generated ℓ (gan-wasserstein); the critic must be held Lipschitz.
+wasserstein = Game(torch.neg, lambda score: score, torch.neg)
+
+
+def _input_gradient(discriminator: nn.Module, x: Tensor) -> Tensor:
+    """∇_x ℓ(x), differentiable in the discriminator's parameters: (B, *S) -> (B, D)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return gradient.flatten(1)
+
+
+def r1(gamma: float = 1.0) -> Penalty:
+    """(γ/2) E_data ‖∇ℓ(x)‖². arXiv:1801.04406, Eq. 9 (gan-r1)."""
+
+    def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        return gamma / 2 * _input_gradient(discriminator, real).square().sum(1).mean()
+
+    return penalty
+
+
+def gradient_penalty(weight: float = 10.0) -> Penalty:
+    """λ E (‖∇ℓ(x̂)‖ − 1)², x̂ uniform on the segments between real and generated points (wgan-gp).
+
+    arXiv:1704.00028, Eq. 3. It holds the critic near Lipschitz where the optimal critic's transport runs.
+    """
+
+    def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        u = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
+        gradient = _input_gradient(discriminator, torch.lerp(real, fake.detach(), u))
+        return weight * (gradient.norm(dim=1) - 1).square().mean()
+
+    return penalty
+
+
+class GAN(Model):
+    """Two players on the game's losses; each is an objective that moves its own network only (Algorithm 1).
+
+    Args:
+        generator: G(z (B, latent)) -> (B, *S).
+        discriminator: ℓ(x (B, *S)) -> (B,) or (B, 1), a logit (or a score, for hinge and Wasserstein). It must not
+            mix the samples of a batch (no batch normalisation) when a gradient penalty is used.
+        shape: the event shape S.
+        latent: the dimension of z ~ N(0, I).
+        game: `non_saturating`, `minimax`, `hinge`, `wasserstein`, or any other `Game`.
+        penalty: `r1(γ)`, `gradient_penalty(λ)`, None, or any function (discriminator, real, fake) -> ().
+        critic_steps: the paper's k: the discriminator moves at every step, the generator at every k-th.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        shape: tuple[int, ...],
+        latent: int,
+        game: Game = non_saturating,
+        penalty: Penalty | None = None,
+        critic_steps: int = 1,
+    ):
+        super().__init__()
+        if critic_steps < 1:
+            raise ValueError(f"critic_steps must be at least 1, got {critic_steps}")
+        self.generator, self.discriminator = generator, discriminator
+        self.shape, self.latent, self.game = tuple(shape), latent, game
+        self.penalty, self.critic_steps = penalty, critic_steps
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """G(z) with z ~ N(0, I): (n, *S). Labels play no part. Call `eval()` first if G has batch normalisation."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
+        return self.generator(z)
+
+    def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """L_D = −V for the classical games, plus the penalty: (B, *S) -> ()."""
+        check_event(x, self.shape)
+        with torch.no_grad():
+            fake = self.sample(len(x))  # a constant for this player
+        loss = self.game.real(self.discriminator(x)).mean() + self.game.fake(self.discriminator(fake)).mean()
+        return loss if self.penalty is None else loss + self.penalty(self.discriminator, x, fake)
+
+    def generator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """L_G on as many new samples as the batch has: (B, *S) -> ()."""
+        return self.game.generator(self.discriminator(self.sample(len(x)))).mean()
+
+    def objectives(self) -> dict[str, Objective]:
+        """The discriminator at every step, the generator at every k-th; each may move its own parameters only."""
+        return {
+            "discriminator": Objective(self.discriminator_loss, list(self.discriminator.parameters())),
+            "generator": Objective(self.generator_loss, list(self.generator.parameters()), every=self.critic_steps),
+        }
+
+
+# ------------------------------------------------------------------------------------------------------ theory
+
+
+def optimal_logit(log_data: Tensor, log_generated: Tensor) -> Tensor:
+    """The logit of D* = p_d/(p_d + p_g), which is log p_d(x) − log p_g(x), like both. Proposition 1 (gan-optimal)."""
+    return log_data - log_generated
+
+
+def dirac_gan(game: Game = non_saturating, gamma: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """The gradient flow of the smallest GAN: data at 0, generator at θ, discriminator ℓ(x) = ψx (dirac-gan).
+
+    arXiv:1801.04406, Section 2: d(θ, ψ)/dτ = (−∂L_G/∂θ, −∂L_D/∂ψ), where R1 adds γψ²/2 to L_D. Its derivative at the
+    equilibrium (0, 0) has, for both classical games, the eigenvalues −γ/2 ± √(γ²/4 − ¼): without a penalty it
+    circles, with γ > 0 it converges, at γ = 1 fastest.
+
+    Returns:
+        the field, (B, 2) -> (B, 2), columns θ and ψ.
+    """
+
+    def field(state: Tensor) -> Tensor:
+        with torch.enable_grad():
+            theta, psi = state.unbind(1)
+            if not state.requires_grad:
+                theta, psi = (v.detach().requires_grad_() for v in (theta, psi))
+            loss_g = game.generator(psi * theta).sum()
+            loss_d = (game.real(psi * 0) + game.fake(psi * theta) + gamma / 2 * psi.square()).sum()
+            (d_theta,) = torch.autograd.grad(loss_g, theta, create_graph=True)
+            (d_psi,) = torch.autograd.grad(loss_d, psi, create_graph=True)
+        return -torch.stack([d_theta, d_psi], 1)
+
+    return field

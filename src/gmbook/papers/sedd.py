@@ -1,0 +1,223 @@
+"""SEDD: Lou, Meng, Ermon. Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution.
+ICML 2024, arXiv:2310.16834.
+
+Notation. The paper's dp/dt = Q p acts on columns, and Q(x, y) is the rate from y to x; our kernels act on
+rows, and Q(x_t, y) is `chain.arrival_rates(x_t)` at y. σ̄(t) = −log ᾱ(t) and σ(t) = σ̄'(t) are the schedule's
+`total_noise` and `noise_rate`. Scores s_y = p_t(y)/p_t(x_t) are ratios, positive, one for each of the L(V − 1)
+sequences y that differ from x_t in one token; networks emit their logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gmbook.core.chains import Chain, categorical
+from gmbook.core.schedules import LinearSchedule, Schedule
+from gmbook.core.tokens import Network, TokenModel, check_tokens, last
+
+
+def score_entropy(log_score: Tensor, ratio: Tensor) -> Tensor:
+    """s − r log s + K(r), K(r) = r(log r − 1): elementwise, ≥ 0, zero only at s = r. Definition 3.1.
+
+    (def-sedd-score-entropy, sedd-score-entropy). The Bregman divergence of −log, here in log s, where it is
+    convex too.
+    """
+    return log_score.exp() - ratio * log_score + torch.xlogy(ratio, ratio) - ratio
+
+
+class SEDD(TokenModel):
+    """A continuous-time reverse chain whose rates are read from ratios of the law: s_y Q(x_t, y).
+
+    Args:
+        net: log-scores, (x_t (B, L), t (B,), y) -> (B, L, V): entry (l, v) for x_t with token l set to v. The
+            entry of the present token is ignored, and all of them where an absorbing chain holds no mask.
+        shape: (L,).
+        chain: `Chain.uniform(V)` or `Chain.absorbing(V)`.
+        schedule: ᾱ(t), with ᾱ(1) > 0, as ratios are undefined without a trace of the data. The default is the
+            paper's log-linear noise for the absorbing chain; for the uniform one it uses `GeometricSchedule()`.
+        scaled: add to the output the log-score of uniform data, so that the network starts at a good scale: the
+            paper's `scale_by_sigma` for the absorbing chain, −log(e^σ̄ − 1) − log V, and 0 for the uniform one.
+
+    Raises:
+        ValueError: ᾱ(1) = 0.
+    """
+
+    chain: Chain
+
+    def __init__(
+        self,
+        net: Network,
+        shape: tuple[int, ...],
+        chain: Chain,
+        schedule: Schedule | None = None,
+        scaled: bool = False,
+    ):
+        super().__init__(net, shape, chain, schedule or LinearSchedule(end=1e-3))
+        if not bool(self.schedule.keep(self.moment(1.0)) > 0):
+            raise ValueError("SEDD needs a schedule with keep(1) > 0, such as LinearSchedule(end=1e-3)")
+        self.scaled = scaled
+
+    def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """log s_θ(x_t, t), float64: (B, L, states), 0 at the present token (def-concrete-score).
+
+        An absorbing chain never asks for the mask's score where there is a token: it is 0 there.
+        """
+        output = self(xt, t, y).double()
+        if self.scaled:
+            law = self.chain.prior(self.schedule.keep(t.double())).reshape(-1, 1, self.chain.states)
+            law = law.expand(*xt.shape, -1)
+            output = output + (law / law.gather(-1, xt[..., None])).log()[..., : self.chain.vocab]
+        padding = output.new_zeros(*xt.shape, self.chain.states - self.chain.vocab)
+        return torch.cat([output, padding], -1).masked_fill(self._present(xt), 0.0)
+
+    def _present(self, xt: Tensor) -> Tensor:
+        return self.chain.law(xt).bool()
+
+    def _rates(self, xt: Tensor) -> Tensor:
+        """Q(x_t, y) at unit noise rate, for y ≠ x_t, and 0 for y = x_t: (B, L, states)."""
+        return self.chain.arrival_rates(xt).masked_fill(self._present(xt), 0.0)
+
+    def integrand(self, x: Tensor, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Σ_{y≠x_t} Q_t(x_t, y)(s_y − r_y log s_y + K(r_y)), r_y = q(y | x_0)/q(x_t | x_0): (B,), nats.
+
+        The integrand of the diffusion-weighted denoising score entropy, Theorem 3.6 (sedd-denoising). Every y
+        reaches x_t at the rate σ(t)π_{x_t}, so an absorbing chain weighs masked positions only; with
+        s_y = x_θ(y)/(e^σ̄ − 1) it is MDLM's weighted cross-entropy (sedd-absorbing).
+        """
+        keep = self.schedule.keep(t)
+        law = self.chain.transition(x, keep)
+        ratio = law / law.gather(-1, xt[..., None])
+        entropy = (self._rates(xt) * score_entropy(self.log_score(xt, t, y), ratio)).sum((-2, -1))
+        return self.schedule.noise_rate(t) * entropy
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The bound's integrand at one low-discrepancy time each: (), nats per token. Algorithm 1."""
+        t = self.draw_times(len(x))
+        return self.integrand(x, self.corrupt(x, t), t, y).mean() / x.shape[1]
+
+    @torch.no_grad()
+    def nelbo(self, x: Tensor, y: Tensor | None = None, times: int = 128) -> Tensor:
+        """An unbiased estimate of a bound on −log p_θ(x): (B,), nats. Theorem 3.6 (sedd-elbo).
+
+        ∫_0^1 integrand dt + KL(q(x_1 | x_0) ‖ p(x_1)) − E log p_θ(x_0 | x_{t=0}). Published code leaves out the
+        last two. The last is zero if ᾱ(0) = 1; else the Tweedie step from σ̄(0) to 0 decodes.
+
+        Args:
+            times: the number of intervals of [0, 1], one draw of (t, x_t) in each: the cost in network calls.
+        """
+        check_tokens(x, self.shape, self.chain.vocab)
+        total = self.prior_kl(x)
+        for k in range(times):
+            t = (k + torch.rand(len(x), dtype=torch.float64, device=x.device)) / times
+            total = total + self.integrand(x, self.corrupt(x, t), t, y) / times
+        start = self.moment(0.0)
+        xt = self.corrupt(x, start)
+        decoder = self.tweedie(xt, start, torch.ones_like(start), y)
+        return total - decoder.gather(-1, x[..., None]).log().sum((-2, -1))
+
+    def euler(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
+        """p(x_s | x_t) = δ_{x_t} + Δσ̄ s_y Q(x_t, y), clipped to a law: (B, L, states). Section 4.1 (sedd-euler).
+
+        The step is the difference of σ̄, which is σ(t)Δt to first order and stays finite at the ends.
+        """
+        step = (keep_s / self.schedule.keep(t)).log()
+        jumps = step * self.log_score(xt, t, y).exp() * self._rates(xt)
+        stay = (1 - jumps.sum(-1, keepdim=True)).clamp(min=0)
+        law = torch.where(self._present(xt), stay, jumps)
+        return law / law.sum(-1, keepdim=True)
+
+    def tweedie(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
+        """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Theorem 4.1 (sedd-tweedie).
+
+        With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
+        the error of a finite step comes from. At keep_s = 1, where data hold no mask, the mask's entry is cut off:
+        learned scores leave it some mass.
+        """
+        keep = self.schedule.keep(t)
+        undone = self.chain.undo(self.log_score(xt, t, y).exp(), keep, keep_s)
+        law = (undone * self.chain.arrival(xt, keep, keep_s)).clamp(min=0)
+        law[..., self.chain.vocab :] *= keep_s < 1
+        return law / law.sum(-1, keepdim=True)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        steps: int = 128,
+        sampler: Literal["tweedie", "euler"] = "tweedie",
+        known: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """x_1, …, x_0, each (n, L): Algorithms 2 and 3.
+
+        Args:
+            steps: steps of equal length in t from 1 to 0. The last one, a Tweedie step with either sampler, goes
+                to σ̄ = 0, so that no mask and no noise are left.
+            known: infilling: tokens (n, L) to clamp, −1 where they are sought. Exact for the absorbing chain, whose
+                known tokens look the same at every time.
+        """
+        if sampler not in ("tweedie", "euler"):
+            raise ValueError(f"unknown sampler {sampler!r}: 'tweedie' or 'euler'")
+        x = clamp(self.prior(n), known)
+        yield x
+        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=x.device)
+        keeps = self.schedule.keep(times)
+        keeps[-1] = 1.0
+        for k, (t, keep_s) in enumerate(zip(times[:-1], keeps[1:])):
+            step = self.euler if sampler == "euler" and k < steps - 1 else self.tweedie
+            x = clamp(categorical(step(x, t, keep_s, y)), known)
+            yield x
+
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        steps: int = 128,
+        sampler: Literal["tweedie", "euler"] = "tweedie",
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """n samples, (n, L): the end of `denoise`."""
+        return last(self.denoise(n, y, steps, sampler, known))
+
+
+def clamp(x: Tensor, known: Tensor | None) -> Tensor:
+    """x with the known tokens put in, where `known` is not −1: (B, L)."""
+    return x if known is None else torch.where(known >= 0, known, x)
+
+
+# ------------------------------------------------------------- the three score entropies, on an enumerated space
+
+
+def weighted_score_entropy(log_score: Tensor, p: Tensor, weights: Tensor) -> Tensor:
+    """E_{x∼p} Σ_{y≠x} w_{xy} SE(s(x)_y, p(y)/p(x)): (). Definition 3.1 (def-sedd-score-entropy).
+
+    Args:
+        log_score: log s(x)_y, (K, K), row x.
+        p: the law, (K,).
+        weights: w_{xy}, (K, K); the diagonal is ignored.
+    """
+    entropy = score_entropy(log_score, p / p[:, None])
+    return (p[:, None] * weights * entropy).fill_diagonal_(0).sum()
+
+
+def implicit_score_entropy(log_score: Tensor, p: Tensor, weights: Tensor) -> Tensor:
+    """E_{x∼p} Σ_{y≠x} w_{xy} s(x)_y − w_{yx} log s(y)_x: (). Proposition 3.3 (sedd-implicit).
+
+    The same but for a constant, and no ratio of p in it: x is drawn, never weighed.
+    """
+    terms = weights * log_score.exp() - weights.T * log_score.T
+    return (p[:, None] * terms).fill_diagonal_(0).sum()
+
+
+def denoising_score_entropy(log_score: Tensor, p0: Tensor, kernel: Tensor, weights: Tensor) -> Tensor:
+    """E_{x_0∼p_0, x∼q(·|x_0)} Σ_{y≠x} w_{xy} SE(s(x)_y, q(y | x_0)/q(x | x_0)): (). Theorem 3.4 (sedd-denoising).
+
+    The same but for a constant, for p = p_0 q. kernel: q(x | x_0), (K, K), row x_0.
+    """
+    ratio = kernel[:, None, :] / kernel[:, :, None]  # (x_0, x, y)
+    entropy = (weights * score_entropy(log_score, ratio)).masked_fill(torch.eye(len(p0), dtype=torch.bool), 0.0)
+    return torch.einsum("a,ax,axy->", p0, kernel, entropy)

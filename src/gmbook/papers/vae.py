@@ -1,0 +1,191 @@
+"""Auto-Encoding Variational Bayes. Kingma, Welling, ICLR 2014, arXiv:1312.6114.
+
+Encoder q_φ(z | x) = N(μ(x), diag σ(x)²), prior p(z) = N(0, I), decoder p_θ(x | z). The encoder outputs μ and log σ²,
+side by
+side. Everything is summed over dimensions and averaged over the batch: nats per example.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmbook.core.gaussians import kl_normal, log_normal
+from gmbook.core.model import Model, check_event
+
+
+class Likelihood(nn.Module, ABC):
+    """p_θ(x | z), given the decoder's output."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        """log p(x | z), nats: x (B, *S), output (B, *S) -> (B,)."""
+
+    @abstractmethod
+    def mean(self, output: Tensor) -> Tensor:
+        """E[x | z]: (B, *S)."""
+
+    @abstractmethod
+    def draw(self, output: Tensor) -> Tensor:
+        """One draw x ~ p(x | z): (B, *S)."""
+
+
+class Bernoulli(Likelihood):
+    """Pixels in {0, 1}; the decoder outputs logits (vae-bernoulli). With grey targets it is no likelihood of
+    anything."""
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+    def draw(self, output: Tensor) -> Tensor:
+        return torch.bernoulli(self.mean(output))
+
+
+class Gaussian(Likelihood):
+    """N(x; output, σ² I) with one learned σ (vae-gaussian). A σ fixed at 1 on data in [0, 1] makes the posterior
+    collapse."""
+
+    def __init__(self, std: float = 1.0, learned: bool = True):
+        super().__init__()
+        self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learned)
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return log_normal(x, output, self.log_std.exp())
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output
+
+    def draw(self, output: Tensor) -> Tensor:
+        return output + self.log_std.exp() * torch.randn_like(output)
+
+
+class OptimalGaussian(Gaussian):
+    """N(x; output, σ² I) with σ² the batch's mean squared error, the maximum-likelihood constant (vae-optimal-sigma).
+
+    In training σ follows the batch, in closed form, and is stored; at evaluation the stored σ is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(learned=False)
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        if self.training:
+            log_std = (x - output).square().mean().log() / 2
+            self.log_std.data.copy_(log_std.detach())
+            return log_normal(x, output, log_std.exp())
+        return super().log_prob(x, output)
+
+
+class VAE(Model):
+    """A variational autoencoder.
+
+    Args:
+        encoder: (B, *S) -> (B, 2·latent), the mean and log-variance of q(z | x).
+        decoder: (B, latent) -> (B, *S), read by the likelihood.
+        latent: the dimension d of z.
+        shape: the event shape S.
+        likelihood: p(x | z).
+        beta: the weight of the KL term (β-VAE); 1 is the paper's bound. `elbo` and `iwae` never use it.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent: int,
+        shape: tuple[int, ...],
+        likelihood: Likelihood | None = None,
+        beta: float = 1.0,
+    ):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.latent, self.shape, self.beta = latent, tuple(shape), beta
+        self.likelihood = Bernoulli() if likelihood is None else likelihood
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """μ(x) and the *standard deviation* σ(x) of q(z | x): each (B, latent)."""
+        check_event(x, self.shape)
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        return mean, torch.exp(log_variance / 2)
+
+    def reparametrise(self, mean: Tensor, std: Tensor) -> Tensor:
+        """z = μ + σ ⊙ ε, ε ~ N(0, I) (vae-reparametrisation): (B, latent)."""
+        return mean + std * torch.randn_like(std)
+
+    # ------------------------------------------------------------------------------------------------ the bound
+
+    def rate_distortion(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rate KL(q(z|x) ‖ p(z)), exact, and distortion −log p(x|z) at one z ~ q: each (B,), nats. Eq. 10."""
+        mean, std = self.encode(x)
+        rate = kl_normal(mean, std).sum(1)
+        return rate, -self.likelihood.log_prob(x, self.decoder(self.reparametrise(mean, std)))
+
+    def loss(self, x: Tensor) -> Tensor:
+        """The negative β-ELBO, estimator B of the paper (analytic KL): mean over the batch, nats, ()."""
+        rate, distortion = self.rate_distortion(x)
+        return (distortion + self.beta * rate).mean()
+
+    def elbo(self, x: Tensor) -> Tensor:
+        """Estimator B, Eq. 7 (vae-elbo): log p(x|z) − KL(q(z|x) ‖ p(z)), one draw of z: (B,), nats. A lower bound in
+        expectation."""
+        rate, distortion = self.rate_distortion(x)
+        return -distortion - rate
+
+    def log_weights(self, x: Tensor, k: int) -> Tensor:
+        """log w_j = log p(x, z_j) − log q(z_j | x) for z_1..z_k ~ q(z | x): (k, B), nats (vae-weights).
+
+        Their mean over j is the paper's estimator A, Eq. 6; logsumexp makes the IWAE bound.
+        """
+        mean, std = (c.repeat(k, 1) for c in self.encode(x))
+        z = self.reparametrise(mean, std)
+        repeated = x.repeat(k, *[1] * (x.ndim - 1))
+        log_joint = self.likelihood.log_prob(repeated, self.decoder(z)) + log_normal(z, 0.0, 1.0)
+        return (log_joint - log_normal(z, mean, std)).reshape(k, len(x))
+
+    def iwae(self, x: Tensor, k: int) -> Tensor:
+        """The importance-weighted bound with k draws, arXiv:1509.00519, Eq. 8 (vae-iwae): (B,), nats.
+
+        log (1/k) Σ_j w_j; its expectation rises with k to log p(x).
+        """
+        return self.log_weights(x, k).logsumexp(0) - math.log(k)
+
+    def score_function_surrogate(self, x: Tensor, baseline: float = 0.0) -> Tensor:
+        """A scalar whose gradient for the encoder is the score-function estimator (vae-score-function), for comparison.
+
+        ∇_φ E_q[f] = E_q[(f − b)∇_φ log q(z|x)] with f = log p(x, z) − log q(z|x): unbiased, and much noisier.
+        """
+        mean, std = self.encode(x)
+        z = self.reparametrise(mean, std).detach()
+        log_q = log_normal(z, mean, std)
+        value = self.likelihood.log_prob(x, self.decoder(z)) + log_normal(z, 0.0, 1.0) - log_q
+        return -((value.detach() - baseline) * log_q).mean()
+
+    # ------------------------------------------------------------------------------------------ samples, diagnosis
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """E[x | z] for n draws z ~ p(z): (n, *S). (`likelihood.draw` adds the decoder's own noise.)"""
+        z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
+        with torch.no_grad():
+            return self.likelihood.mean(self.decoder(z))
+
+    @torch.no_grad()
+    def active_units(self, x: Tensor, threshold: float = 0.01) -> Tensor:
+        """Which units carry information: Var_x E_q[z_j | x] > threshold, arXiv:1509.00519, §5.2: (latent,) bool."""
+        return self.encode(x)[0].var(0) > threshold
+
+
+def linear_vae_rates(eigenvalues: Tensor, variance: float, beta: float = 1.0) -> Tensor:
+    """The optimal rates of a linear VAE, nats per unit (vae-collapse): max(0, ½ log(λ_i/(βσ²))).
+
+    Unit i stays active iff the data's i-th principal variance λ_i exceeds βσ², with σ² the decoder's *variance*:
+    posterior
+    collapse is a threshold, as in probabilistic PCA.
+    """
+    return (torch.log(eigenvalues / (beta * variance)) / 2).clamp(min=0)

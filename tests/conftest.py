@@ -1,0 +1,36 @@
+"""Every test starts from the same seed and leaves the number of threads alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same random numbers for a test, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def threads_left_alone() -> Iterator[None]:
+    """An explicit set_num_threads above 1 breaks batched LU in some builds of torch: nothing may call it."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    assert after <= max(before, 1), f"torch.set_num_threads({after}) was called: set OMP_NUM_THREADS instead"
+
+
+@pytest.fixture(scope="session")
+def data_home() -> Path:
+    """The folder with the real data sets that GMBOOK_DATA names; without it the test is skipped, and says so."""
+    home = os.environ.get("GMBOOK_DATA")
+    if not home:
+        pytest.skip("GMBOOK_DATA is not set: no real data to test against")
+    if not Path(home).is_dir():
+        pytest.fail(f"GMBOOK_DATA={home} is not a folder")
+    return Path(home)

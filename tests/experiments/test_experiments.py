@@ -1,0 +1,160 @@
+"""Experiments: each can be built, a run can be continued and found again, a record comes back as it was written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmbook import experiments
+from gmbook.experiments import base, results
+from gmbook.experiments.base import Experiment, Unknown
+from gmbook.lab.checkpoint import checkpoints
+
+NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
+SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_names_are_unique_and_every_experiment_has_both_budgets_or_is_a_tool():
+    assert len(set(NAMES)) == len(NAMES)
+    budgets = {(e.paper, e.dataset): set() for e in experiments.EXPERIMENTS}
+    for e in experiments.EXPERIMENTS:
+        budgets[e.paper, e.dataset].add(e.budget)
+    assert all(found == {"laptop", "gpu"} for (paper, _), found in budgets.items() if paper != "classifier")
+
+
+@pytest.mark.parametrize("experiment", experiments.EXPERIMENTS, ids=NAMES)
+def test_a_laptop_model_fits_the_limit_of_recorded_weights(experiment: Experiment):
+    model = experiment.model()
+    assert len(experiment.reference) > 20
+    if experiment.budget == "laptop":
+        assert 2 * sum(p.numel() for p in model.parameters()) < results.LIMIT - 50_000
+
+
+@pytest.mark.parametrize("paper", sorted({e.paper for e in experiments.EXPERIMENTS if e.dataset == "digits"}))
+def test_a_digits_experiment_trains_and_samples(paper, tmp_path):
+    experiment = experiments.find(paper, "digits", "laptop")
+    model, history = base.run(experiment, tmp_path, steps=2, progress=False)
+    assert all(values.shape == (2,) and values.isfinite().all() for values in history.values())
+    drawn = experiment.sample(model, torch.arange(3))
+    assert drawn.shape == (3, 1, 8, 8) and drawn.abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (("dpm", "mnist", "laptop"), "unknown paper 'dpm': did you mean ddpm"),
+        (("ddpm", "mnits", "laptop"), "unknown data set for ddpm 'mnits': did you mean mnist"),
+        (("ddpm", "mnist", "GPU!"), "unknown budget for ddpm on mnist 'GPU!': known are gpu, laptop"),
+    ],
+)
+def test_a_name_that_is_off_is_told_the_nearest(name, message):
+    with pytest.raises(Unknown, match=message):
+        experiments.find(*name)
+
+
+def test_a_run_continued_equals_a_run_in_one_piece(tmp_path):
+    whole, _ = base.run(SMALL, tmp_path / "whole", steps=12, progress=False)
+    expected = weights(whole)
+    for steps in (5, 12):
+        torch.manual_seed(steps)  # whatever came before must not matter
+        base.run(SMALL, tmp_path / "parts", steps=steps, resume=True, progress=False)
+    loaded = base.load(SMALL, tmp_path / "parts")
+    torch.testing.assert_close(weights(loaded), expected, rtol=0, atol=0)
+    assert not loaded.training
+    raw = base.newest_checkpoint(tmp_path / "parts")[1]["model"]
+    assert any(not torch.equal(raw[name], expected[name]) for name in raw), "the average was not taken"
+
+
+def test_a_folder_that_is_taken_is_left_untouched(tmp_path):
+    base.run(SMALL, tmp_path, steps=3, progress=False)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="--resume"):
+        base.run(SMALL, tmp_path, steps=9, progress=False)
+    with pytest.raises(ValueError, match="seed 0, not 1"):
+        base.run(SMALL, tmp_path, steps=9, seed=1, resume=True, progress=False)
+    with pytest.raises(ValueError, match="paper vae, not ddpm"):
+        base.run(experiments.find("ddpm", "digits", "laptop"), tmp_path, steps=9, resume=True, progress=False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_run_is_known_from_its_first_moment_and_its_seconds_add_up(tmp_path):
+    def killed(seed: int, size: int):
+        yield from itertools.islice(SMALL.batches(seed, size), 3)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        base.run(replace(SMALL, batches=killed), tmp_path, steps=6, save_every=2, progress=False)
+    assert base.read_run(tmp_path)["paper"] == "vae"
+    seconds = [base.newest_checkpoint(tmp_path)[1]["seconds"]]
+    for steps in (4, 6):
+        base.run(SMALL, tmp_path, steps=steps, resume=True, progress=False)
+        seconds.append(base.newest_checkpoint(tmp_path)[1]["seconds"])
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A place that looks like the book's repository, and a finished run."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "registry.toml").write_text("")
+    base.run(SMALL, tmp_path / "run", steps=4, progress=False)
+    return tmp_path
+
+
+def test_a_record_holds_what_was_run_and_names_no_machine(home):
+    record = results.record(SMALL, home / "run", root=home)
+    assert record.content == results.read(SMALL, home).content
+    assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "metrics"} <= set(record.content)
+    assert record.content["command"] == "gmbook train vae digits --budget laptop"
+    assert record.content["seconds"] >= 0 and record.content["final loss"]["loss"] > 0
+    text = (record.folder / "record.json").read_text()
+    assert socket.gethostname() not in text and str(home) not in text
+    for picture in ("loss.png", "samples.png"):
+        assert (record.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_recorded_weights_come_back_rounded_to_half_precision(home):
+    trained = weights(base.load(SMALL, home / "run"))
+    results.record(SMALL, home / "run", root=home)
+    model = results.load_pretrained(SMALL, home)
+    expected = {name: t.half().float() if t.dtype == torch.float32 else t for name, t in trained.items()}
+    torch.testing.assert_close(weights(model), expected, rtol=0, atol=0)
+    assert (home / "data" / "pretrained" / f"{SMALL.name}.safetensors").stat().st_size < results.LIMIT
+
+
+def test_damaged_weights_are_refused(home):
+    results.record(SMALL, home / "run", root=home)
+    file = home / "data" / "pretrained" / f"{SMALL.name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged"):
+        results.load_pretrained(SMALL, home)
+
+
+def test_weights_of_another_model_are_refused(home):
+    results.record(SMALL, home / "run", root=home)
+    other = replace(SMALL, model=experiments.find("ddpm", "digits", "laptop").model)
+    with pytest.raises(ValueError, match="another model"):
+        results.load_pretrained(other, home)
+
+
+def test_an_unfinished_run_is_not_recorded_and_an_absent_record_says_how_to_make_one(home):
+    told = json.loads((home / "run" / "run.json").read_text())
+    (home / "run" / "run.json").write_text(json.dumps({**told, "steps": 5}))
+    with pytest.raises(FileNotFoundError, match="stopped at step 4 of 5"):
+        results.record(SMALL, home / "run", root=home)
+    for absent in (results.read, results.load_pretrained):
+        with pytest.raises(results.NoRecord, match="gmbook train"):
+            absent(SMALL, home)
+    assert checkpoints(home / "run")

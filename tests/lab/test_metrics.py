@@ -1,0 +1,135 @@
+"""Metrics against closed forms for Gaussians, brute force over permutations, and scipy."""
+
+import itertools
+import math
+
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+
+from gmbook.lab import metrics, toys
+
+
+def normal(n, mean, std=1.0, dim=2):
+    return torch.as_tensor(mean) + std * torch.randn(n, dim, dtype=torch.float64)
+
+
+@pytest.mark.equation("sliced-w2")
+def test_sliced_w2_of_shifted_and_scaled_gaussians():
+    """Shift by a: ‖a‖/√d exactly on average over directions. Scale by s: |s − 1|."""
+    torch.manual_seed(0)
+    x = normal(2000, 0.0)
+    assert metrics.sliced_w2(x, x + torch.tensor([3.0, 4.0]), 4000).item() == pytest.approx(5 / math.sqrt(2), rel=0.01)
+    assert metrics.sliced_w2(x, 2.5 * x).item() == pytest.approx(1.5, rel=0.05)
+    assert metrics.sliced_w2(x, x[torch.randperm(2000)]) == 0
+
+
+def test_sliced_w2_of_unequal_sizes_equals_repetition():
+    """Repeating every point k times does not change the empirical law."""
+    torch.manual_seed(0)
+    x, y = normal(30, 0.0), normal(20, 1.0)
+    expected = metrics.sliced_w2(x.repeat_interleave(2, 0), y.repeat_interleave(3, 0))
+    assert metrics.sliced_w2(x, y).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_measuring_leaves_the_generator_alone():
+    x = torch.randn(50, 2)
+    torch.manual_seed(3)
+    expected = torch.randn(1)
+    torch.manual_seed(3)
+    metrics.sliced_w2(x, x + 1)
+    metrics.noise_floor(metrics.sliced_w2, toys.moons().sample, 50, repeats=2)
+    assert torch.randn(1) == expected
+
+
+@pytest.mark.fact("G5")
+def test_w2_is_the_best_pairing():
+    torch.manual_seed(0)
+    x, y = normal(6, 0.0), normal(6, 1.0)
+    costs = [(x - y[list(order)]).square().sum(1).mean() for order in itertools.permutations(range(6))]
+    assert metrics.w2(x, y).item() == pytest.approx(min(costs).sqrt().item(), rel=1e-12)
+    assert metrics.w2(x, x + torch.tensor([0.3, 0.4], dtype=torch.float64)).item() == pytest.approx(0.5, rel=1e-9)
+    with pytest.raises(ValueError, match="sizes must be equal"):
+        metrics.w2(x, y[:3])
+
+
+def test_mmd_is_unbiased_and_has_its_closed_form():
+    """Gaussian kernel h, N(0, I) against N(a, I) in d = 2: 2(h²/(h² + 2))(1 − exp(−‖a‖²/(2(h² + 2))))."""
+    torch.manual_seed(0)
+    same = torch.stack([metrics.mmd2(normal(60, 0.0), normal(60, 0.0), (1.0,)) for _ in range(400)])
+    assert abs(same.mean()) < 4 * same.std() / 20 and (same < 0).any()
+    apart = torch.stack([metrics.mmd2(normal(300, 0.0), normal(300, 1.0), (1.0,)) for _ in range(60)])
+    exact = 2 / 3 * (1 - math.exp(-2 / 6))
+    assert abs(apart.mean() - exact) < 4 * apart.std() / math.sqrt(60)
+
+
+def test_energy_distance_in_one_dimension_is_cramers():
+    """Unbiased here, so scipy's (a V-statistic, square-rooted) is matched on its own terms."""
+    torch.manual_seed(0)
+    x, y = normal(200, 0.0, dim=1), normal(150, 0.7, dim=1)
+    biased = scipy.stats.energy_distance(x[:, 0].numpy(), y[:, 0].numpy()) ** 2
+    spread = sum(torch.cdist(z, z).sum() / len(z) ** 2 / (len(z) - 1) for z in (x, y))
+    assert metrics.energy_distance(x, y).item() == pytest.approx(biased - spread.item(), rel=1e-9)
+
+
+@pytest.mark.equation("frechet-distance")
+def test_frechet_distance_against_the_matrix_root_and_the_closed_form():
+    torch.manual_seed(0)
+    x, y = normal(500, 0.0, dim=5) @ torch.randn(5, 5).double(), normal(400, 0.5, dim=5) @ torch.randn(5, 5).double()
+    cx, cy = x.T.cov(), y.T.cov()
+    root = scipy.linalg.sqrtm((cx @ cy).numpy()).real
+    expected = (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * root.trace()
+    assert metrics.frechet_distance(x, y).item() == pytest.approx(expected.item(), rel=1e-8)
+    z = normal(200_000, 0.0, dim=3)  # FID(N(0, I), N(m, s²I)) = ‖m‖² + d(1 − s)²
+    assert metrics.frechet_distance(z, 2 * z + 1).item() == pytest.approx(3 + 3, rel=0.02)
+    few = normal(4, 0.0, dim=5)  # singular covariances
+    assert metrics.frechet_distance(few, few).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_precision_and_recall_tell_quality_from_coverage():
+    torch.manual_seed(0)
+    real = torch.cat([normal(300, -4.0), normal(300, 4.0)])
+    one_mode = normal(600, -4.0)
+    noisy = torch.cat([normal(300, -4.0, 8.0), normal(300, 4.0, 8.0)])
+    precision, recall = metrics.precision_recall(one_mode, real)
+    assert precision > 0.85 and recall < 0.6
+    precision, recall = metrics.precision_recall(noisy, real)
+    assert precision < 0.4 and recall > 0.9
+
+
+def test_modes():
+    torch.manual_seed(0)
+    law = toys.eight_gaussians()
+    found, quality = metrics.mode_coverage(law.sample(5000), law)
+    assert found == 8 and quality == pytest.approx(1 - math.exp(-4.5), abs=0.006)
+    half = law.modes[:4].repeat(50, 1)
+    assert metrics.mode_coverage(half, law).found == 4
+    with pytest.raises(ValueError, match="no modes"):
+        metrics.mode_coverage(half, toys.moons())
+
+
+def test_tables():
+    p, q = torch.tensor([0.5, 0.5, 0.0]).double(), torch.tensor([0.25, 0.25, 0.5]).double()
+    assert metrics.kl(p, q).item() == pytest.approx(math.log(2))
+    assert metrics.kl(q, p) == math.inf
+    assert metrics.tv(p, q).item() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="probability tables"):
+        metrics.tv(p, 2 * q)
+
+
+def test_units():
+    assert metrics.bits_per_dim(torch.tensor(10 * math.log(2)), 5, offset=7.0).item() == pytest.approx(9)
+    nice = metrics.bits_per_dim(torch.tensor(-5371.78), 3072, offset=7.0).item()  # NICE on CIFAR-10
+    assert nice == pytest.approx(4.477, abs=1e-3)
+    assert metrics.bits_per_char(torch.tensor(256 * 4.0 * math.log(2)), 256).item() == pytest.approx(4)
+
+
+def test_noise_floor_is_what_two_true_samples_show():
+    law = toys.eight_gaussians()
+    floor = metrics.noise_floor(metrics.sliced_w2, law.sample, 500)
+    torch.manual_seed(7)
+    values = torch.stack([metrics.sliced_w2(law.sample(500), law.sample(500)) for _ in range(40)])
+    assert floor.mean == pytest.approx(values.mean().item(), rel=0.35)
+    assert floor.max >= floor.mean > 0 and floor.std > 0
+    assert metrics.noise_floor(metrics.sliced_w2, law.sample, 500) == floor  # repeats exactly

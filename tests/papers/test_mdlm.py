@@ -1,0 +1,289 @@
+"""MDLM, against enumeration over mask sets and orders, and the closed laws of its samplers."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from token_tools import TokenNet, entropy, exact_law, random_pmf, sequences, total_variation, train
+
+from gmbook.core.chains import Chain
+from gmbook.core.schedules import CosineSchedule, LinearSchedule, Schedule
+from gmbook.core.tokens import Enumeration
+from gmbook.papers.d3pm import D3PM
+from gmbook.papers.mdlm import MDLM
+from gmbook.papers.sedd import SEDD
+
+f64 = {"dtype": torch.float64}
+L, V = 3, 3
+PMF = random_pmf(V, L)
+MASK = V
+NODES, WEIGHTS = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(60))
+TIMES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
+ORIGINS = sequences(V, L)
+
+
+class Cubic(Schedule):
+    """1 − t³, a reader's own schedule."""
+
+    def keep(self, t):
+        return 1 - t**3
+
+    def moved(self, t):
+        return t**3
+
+    def keep_rate(self, t):
+        return -3 * t**2
+
+
+def ideal(pmf=PMF):
+    return Enumeration(pmf, Chain.absorbing(pmf.shape[0]), LinearSchedule()).posterior
+
+
+def flawed(xt, t, y=None):
+    """A deliberately wrong model: the square roots of the exact conditionals."""
+    return ideal()(xt, t) / 2
+
+
+def masked(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All x_t that x (B, L) can become, with their numbers of masks: (B, 2^L, L), (2^L,)."""
+    sets = sequences(2, x.shape[1]).bool()
+    return torch.where(sets, MASK, x[:, None]), sets.sum(1)
+
+
+def expected(model: MDLM, t: torch.Tensor, value) -> torch.Tensor:
+    """E over x_t given x_0, of value(x, x_t), for every x_0: (V^L,)."""
+    states, count = masked(ORIGINS)
+    keep = model.schedule.keep(t)
+    weight = (1 - keep) ** count * keep ** (L - count)
+    x = ORIGINS[:, None].expand_as(states)
+    return (weight * value(x.flatten(0, 1), states.flatten(0, 1)).unflatten(0, states.shape[:2])).sum(1)
+
+
+def exact_nelbo(model: MDLM) -> torch.Tensor:
+    """The continuous-time bound of every x_0, (V^L,): Gauss–Legendre in t, exact in x_t."""
+    terms = [w * expected(model, t, lambda x, xt, t=t: model.integrand(x, xt, t)) for t, w in zip(TIMES, WEIGHTS)]
+    return torch.stack(terms).sum(0)
+
+
+def exact_nelbo_discrete(model: MDLM, steps: int) -> torch.Tensor:
+    times = torch.linspace(1, 0, steps + 1, **f64)
+    pairs = itertools.pairwise(times)
+    return sum(expected(model, t, lambda x, xt, t=t, s=s: model.term(x, xt, t, s)) for t, s in pairs)
+
+
+# -------------------------------------------------------------------------------------------------------- the bound
+
+
+@pytest.mark.fact("M1")
+@pytest.mark.equation("mdlm-nelbo")
+def test_the_bound_is_tight_for_every_datum():
+    torch.testing.assert_close(exact_nelbo(MDLM(ideal(), (L,), V)), -PMF.flatten().log(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.fact("M2")
+@pytest.mark.equation("mdlm-schedule-invariance")
+def test_schedules_agree_for_a_wrong_model():
+    linear, cosine, cubic = (
+        exact_nelbo(MDLM(flawed, (L,), V, s)) for s in (LinearSchedule(), CosineSchedule(0.0), Cubic())
+    )
+    assert (linear + PMF.flatten().log()).abs().max() > 0.1
+    torch.testing.assert_close(cosine, linear, rtol=0, atol=1e-10)
+    torch.testing.assert_close(cubic, linear, rtol=0, atol=1e-10)
+
+
+@pytest.mark.fact("M3")
+@pytest.mark.equation("mdlm-any-order")
+def test_the_bound_is_the_mean_over_orders():
+    model = MDLM(flawed, (L,), V)
+    zero = torch.zeros(1, **f64)
+    nll = torch.zeros(len(ORIGINS), **f64)
+    orders = list(itertools.permutations(range(L)))
+    for order in orders:
+        x = torch.full_like(ORIGINS, MASK)
+        for l in order:
+            nll -= model.log_probs(x, zero).gather(-1, ORIGINS[..., None])[:, l, 0] / len(orders)
+            x[:, l] = ORIGINS[:, l]
+    torch.testing.assert_close(exact_nelbo(model), nll, rtol=0, atol=1e-10)
+
+
+@pytest.mark.fact("M4")
+@pytest.mark.fact("M4b")
+@pytest.mark.equation("mdlm-nelbo-discrete")
+def test_the_discrete_bound_falls_to_the_entropy():
+    model = MDLM(ideal(), (L,), V)
+    p = PMF.flatten()
+    bounds = [float((p * exact_nelbo_discrete(model, steps)).sum()) for steps in (1, 2, 4, 8, 16, 64)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert 0 < bounds[-1] - entropy(PMF) < 0.05 * (bounds[0] - entropy(PMF))
+    marginals = [PMF.sum([m for m in range(L) if m != l]) for l in range(L)]
+    total_correlation = sum(entropy(m) for m in marginals) - entropy(PMF)
+    assert math.isclose(bounds[0] - entropy(PMF), total_correlation, abs_tol=1e-12)  # M4b
+
+
+def test_estimates_agree_with_enumeration():
+    torch.manual_seed(0)
+    model = MDLM(flawed, (L,), V)
+    x = torch.tensor([[1, 0, 2]]).expand(8000, L)
+    k = 1 * 9 + 0 * 3 + 2
+    for estimate, exact in (
+        (model.nelbo(x, times=8), exact_nelbo(model)[k]),
+        (model.nelbo_discrete(x, steps=4), exact_nelbo_discrete(model, 4)[k]),
+    ):
+        assert abs(estimate.mean() - exact) < 4 * estimate.std() / 8000**0.5
+    assert abs(L * model.loss(x) - exact_nelbo(model)[k]) < 0.1
+
+
+@pytest.mark.equation("def-mdlm-subs")
+def test_subs():
+    """Tokens that show are carried over whatever the network says; masks get a law on the data tokens."""
+    model = MDLM(lambda xt, t, y: torch.randn(*xt.shape, V), (L,), V)
+    x = torch.tensor([[MASK, 1, MASK]])
+    log_probs = model.log_probs(x, torch.tensor(0.5, **f64))
+    assert log_probs.shape == (1, L, V)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(1, L))
+    assert log_probs[0, 1].tolist() == [-math.inf, 0, -math.inf]
+
+
+def test_time_is_hidden_unless_asked_for():
+    seen = []
+    net = lambda xt, t, y: (seen.append(t), torch.zeros(*xt.shape, V))[1]  # noqa: E731
+    for timed in (False, True):
+        MDLM(net, (L,), V, timed=timed).log_probs(torch.tensor([[MASK] * L]), torch.tensor([0.5], **f64))
+    assert seen[0] == 0 and seen[1] == 0.5
+
+
+# ----------------------------------------------------------------------------------------------- the other two papers
+
+
+@pytest.mark.equation("d3pm-absorbing-kl")
+@pytest.mark.equation("sedd-absorbing")
+def test_d3pm_and_sedd_absorbing_are_mdlm():
+    """One wrong network, three bounds: D3PM's terms are MDLM's discrete ones, SEDD's integrand its continuous one."""
+    torch.manual_seed(0)
+    x = ORIGINS
+    xt = torch.where(torch.rand(x.shape) < 0.5, MASK, x)
+    mdlm, steps = MDLM(flawed, (L,), V), 10
+    d3pm = D3PM(lambda z, t, y: flawed(z, t.clamp(max=0.99)).clamp(min=-700), (L,), Chain.absorbing(V), steps=steps)
+    i = torch.full((len(x),), 4)
+    torch.testing.assert_close(d3pm.terms(x, xt, i)[0], mdlm.term(x, xt, i / steps, (i - 1) / steps), rtol=0, atol=1e-6)
+    schedule = LinearSchedule(end=1e-3)
+    t = torch.tensor(0.4, **f64)
+    odds = torch.expm1(schedule.total_noise(t))
+    score = lambda z, t, y: flawed(z, t).log_softmax(-1).clamp(min=-700) - odds.log()  # noqa: E731
+    sedd = SEDD(score, (L,), Chain.absorbing(V), schedule)
+    got = sedd.integrand(x, xt, t)
+    torch.testing.assert_close(got, MDLM(flawed, (L,), V, schedule).integrand(x, xt, t), rtol=0, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------ the samplers
+
+PAIR = random_pmf(4, 2, seed=1)
+PRODUCT = PAIR.sum(1)[:, None] * PAIR.sum(0)
+
+
+@pytest.mark.fact("M5")
+@pytest.mark.equation("mdlm-two-token-law")
+def test_two_token_law():
+    """N steps: (1 − 1/N) p + (1/N) p_1 ⊗ p_2, exactly; and by simulation."""
+    torch.manual_seed(0)
+    model = MDLM(ideal(PAIR), (2,), 4)
+    mask = torch.eye(5, **f64)[4]
+    for steps in (1, 2, 4, 8):
+        expected = (1 - 1 / steps) * PAIR + PRODUCT / steps
+
+        def move(x, t, s):
+            return model.chain.posterior(x, model.log_probs(x, t).exp(), 1 - s, 1 - t)
+
+        pairs = itertools.pairwise(torch.linspace(1, 0, steps + 1, **f64))
+        law = exact_law(mask, [lambda x, t=t, s=s: move(x, t, s) for t, s in pairs], 2).reshape(5, 5)
+        torch.testing.assert_close(law[:4, :4], expected, rtol=0, atol=1e-12)
+        assert total_variation(model.sample(40_000, steps=steps), expected) < 0.012
+    bit = torch.eye(2, **f64) / 2
+    samples = MDLM(ideal(bit), (2,), 2).sample(40_000, steps=2)
+    assert abs((samples == 0).all(1).double().mean() - 3 / 8) < 0.01
+
+
+@pytest.mark.equation("mdlm-ancestral")
+def test_sampler_on_three_tokens_and_its_cache():
+    torch.manual_seed(0)
+    calls = []
+
+    def net(xt, t, y=None):
+        calls.append(len(xt))
+        return ideal()(xt, t)
+
+    model = MDLM(net, (L,), V)
+    cached = model.sample(20_000, steps=64)
+    rows = sum(calls)
+    assert total_variation(cached, PMF) < 0.03
+    assert rows <= 20_000 * L  # no row is computed more often than it changes
+    calls.clear()
+    plain = model.sample(20_000, steps=64, cache=False)
+    assert sum(calls) == 20_000 * 64
+    assert total_variation(plain, PMF) < 0.03
+    for cache in (True, False):
+        torch.manual_seed(3)
+        cached, plain = plain, model.sample(50, steps=16, cache=cache)
+    assert (cached == plain).all()  # the same draws
+
+
+@pytest.mark.equation("mdlm-first-hitting")
+def test_first_hitting_has_no_step_error():
+    torch.manual_seed(0)
+    for timed, schedule in ((False, LinearSchedule()), (True, CosineSchedule(0.0))):
+        law = Enumeration(PMF, Chain.absorbing(V), schedule)
+        model = MDLM(law.posterior, (L,), V, schedule, timed=timed)
+        assert total_variation(model.first_hitting(40_000), PMF) < 0.02
+
+
+def test_first_hitting_times():
+    """The network sees the first hitting time of m masks: 1 − ᾱ = max of m uniforms at first, with mean m/(m + 1)."""
+    torch.manual_seed(0)
+    seen = []
+    net = lambda xt, t, y: (seen.append(t), torch.zeros(*xt.shape, V, **f64))[1]  # noqa: E731
+    MDLM(net, (L,), V, timed=True).first_hitting(20_000)
+    means = [float(t.mean()) for t in seen]
+    assert np.allclose(means, [3 / 4, 2 / 4, 1 / 4], atol=0.01)  # order statistics of 3 uniforms
+
+
+def test_infilling_and_semi_autoregressive():
+    torch.manual_seed(0)
+    model = MDLM(ideal(), (L,), V)
+    known = torch.tensor([[-1, 2, -1]]).expand(20_000, L)
+    samples = model.sample(20_000, steps=64, known=known)
+    assert (samples[:, 1] == 2).all()
+    conditional = PMF[:, 2] / PMF[:, 2].sum()
+    assert total_variation(samples[:, [0, 2]], conditional) < 0.03
+    text = model.semi_autoregressive(20_000, length=6, stride=1, steps=32)
+    assert text.shape == (20_000, 6) and text.max() < V
+    pairs = text[:, :3]
+    assert total_variation(pairs, PMF) < 0.03
+    step = PMF / PMF.sum(-1, keepdim=True)  # p(x_3 | x_1, x_2)
+    joint = torch.einsum("abc,bcd->bcd", PMF, step)  # the next window: its prefix from the last
+    assert total_variation(text[:, 1:4], joint) < 0.03
+    with pytest.raises(ValueError, match="stride"):
+        model.semi_autoregressive(2, length=6, stride=4)
+    assert model.semi_autoregressive(2, length=8, stride=3).shape == (2, 8)
+
+
+def test_trains():
+    torch.manual_seed(0)
+    law = Enumeration(PAIR, Chain.absorbing(4), LinearSchedule())
+    model = MDLM(TokenNet(5, 4, 2), (2,), 4)
+    before = model.nelbo(law.sample(4000), times=32).mean()
+    train(model, lambda: law.sample(256), 400)
+    after = model.nelbo(law.sample(4000), times=32).mean()
+    assert after < entropy(PAIR) + 0.06 < before
+    assert total_variation(model.sample(8000, steps=64), PAIR) < 0.08
+
+
+def test_bad_arguments_are_refused():
+    model = MDLM(ideal(), (L,), V)
+    with pytest.raises(TypeError, match="int64"):
+        model.loss(torch.rand(3, L))
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        model.loss(torch.full((3, L), MASK))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        model.log_probs(torch.full((3, L), MASK), torch.tensor(1.5))

@@ -1,0 +1,105 @@
+"""The rooms and doors of the house, read from the imports; and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "gmbook"
+
+# room -> the rooms of gmbook that it may import from
+DOORS = {
+    "core": {"core"},
+    "networks": {"core", "networks"},
+    "papers": {"core", "papers"},  # and networks, where the architecture is the paper
+    "lab": {"core", "networks", "lab"},
+    "experiments": {"core", "networks", "papers", "lab", "experiments"},
+}
+ARCHITECTURE_IS_THE_PAPER = {"glow.py", "mar.py", "dc_ae.py"}
+THIRD_PARTY = {"core": {"torch"}, "networks": {"torch"}}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [*MODULES, *sorted((ROOT / "tools").rglob("*.py"))]
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Dotted names of all that a module imports, relative imports refused."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "write absolute imports: `from gmbook.core...`"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def trespasses(path: Path, source: str) -> list[str]:
+    """The imports of a module that its room does not allow."""
+    room = path.relative_to(PACKAGE).parts[0]
+    names = imported(ast.parse(source))
+    if room not in DOORS:
+        return []
+    doors = DOORS[room] | ({"networks"} if path.name in ARCHITECTURE_IS_THE_PAPER else set())
+    found = []
+    for name in sorted(names):
+        top, *rest = name.split(".")
+        if top == "gmbook":
+            if not rest or rest[0] not in doors:
+                found.append(name)
+        elif room in THIRD_PARTY and top not in THIRD_PARTY[room] | set(sys.stdlib_module_names):
+            found.append(name)
+    return found
+
+
+def unpickles(tree: ast.Module) -> list[str]:
+    """Where a module could unpickle: an import of a pickler, torch.load, or allow_pickle."""
+    found = [name for name in imported(tree) if name.split(".")[0] in UNPICKLERS or name == "torch.load"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.hub.load"):
+            found.append(f"{ast.unparse(node)} in line {node.lineno}")
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", True):
+            found.append(f"allow_pickle in line {node.value.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_rooms_open_only_their_own_doors(path):
+    assert trespasses(path, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_is_unpickled(path):
+    assert unpickles(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def test_chapters_unpickle_nothing():
+    for text in (ROOT / "chapters").glob("*/*.md"):
+        assert not re.search(r"\btorch\.load\b|\bimport pickle\b|allow_pickle", text.read_text(encoding="utf-8")), text
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("core", "import numpy"),
+        ("core", "from gmbook.networks.mlp import MLP"),
+        ("networks", "from gmbook.papers import ddpm"),
+        ("papers", "from gmbook.networks.unet import UNet"),
+        ("papers", "import gmbook.lab.data"),
+        ("lab", "from gmbook.papers.ddpm import DDPM"),
+        ("experiments", "from gmbook import cli"),
+    ],
+)
+def test_the_test_sees_a_trespass(room, line):
+    assert trespasses(PACKAGE / room / "some.py", line)
+
+
+def test_the_test_sees_an_unpickling():
+    for line in ("import pickle", "from torch import load", "x = torch.load(p)", "np.load(p, allow_pickle=True)"):
+        assert unpickles(ast.parse(line)), line
