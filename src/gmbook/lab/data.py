@@ -141,9 +141,9 @@ def cifar10(split: str = "train") -> ImageSet:
     """
     batches, part = _part(
         split,
-        train=([1, 2, 3, 4, 5], slice(0, 45_000)),
-        valid=([5], slice(5_000, 10_000)),
-        test=(["test"], slice(0, 10_000)),
+        train=(("1", "2", "3", "4", "5"), slice(0, 45_000)),
+        valid=(("5",), slice(5_000, 10_000)),
+        test=(("test",), slice(0, 10_000)),
     )
     folder = require("cifar10") / "cifar-10-batches-bin"
     names = ["test_batch.bin" if b == "test" else f"data_batch_{b}.bin" for b in batches]
