@@ -103,7 +103,7 @@ class GaussianMixture(nn.Module):
             return x
         return torch.einsum("bdk,ked->bek" if inverse else "bdk,kde->bek", x, self.axes.to(x.dtype))
 
-    def _components(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(self, xt: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals (B, D, K) in the eigenbases, their variances (1 or B, 1 or D, K), and log w_k N_k(x_t), (B, K).
 
         K is the last axis because it is the long one; distances are differences squared, not expanded into a
