@@ -123,7 +123,7 @@ def mode_coverage(x: Tensor, law: Toy, radius: float = 3.0, least: int = 20) -> 
     Raises:
         ValueError: the law has no modes to count.
     """
-    if law.modes is None:
+    if law.modes is None or law.mode_std is None:
         raise ValueError(f"{law.name} has no modes to count")
     distance, nearest = torch.cdist(x.detach().to(law.modes), law.modes).min(1)
     near = distance < radius * law.mode_std
