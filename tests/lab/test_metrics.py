@@ -5,6 +5,7 @@ import math
 
 import pytest
 import scipy.linalg
+import scipy.optimize
 import scipy.stats
 import torch
 
@@ -17,12 +18,32 @@ def normal(n, mean, std=1.0, dim=2):
 
 @pytest.mark.equation("sliced-w2")
 def test_sliced_w2_of_shifted_and_scaled_gaussians():
-    """Shift by a: ‖a‖/√d exactly on average over directions. Scale by s: |s − 1|."""
+    """Shift by a: ‖a‖/√d, exactly with whole orthonormal bases. Scale by s: |s − 1|."""
     torch.manual_seed(0)
-    x = normal(2000, 0.0)
-    assert metrics.sliced_w2(x, x + torch.tensor([3.0, 4.0]), 4000).item() == pytest.approx(5 / math.sqrt(2), rel=0.01)
+    x, z = normal(2000, 0.0), normal(50, 0.0, dim=200)
+    shifted = metrics.sliced_w2(x, x + torch.tensor([3.0, 4.0]))
+    assert shifted.item() == pytest.approx(5 / math.sqrt(2), rel=1e-10)
+    assert metrics.sliced_w2(z, z + 0.3, 100).item() == pytest.approx(0.3, rel=0.15)  # half of a basis
     assert metrics.sliced_w2(x, 2.5 * x).item() == pytest.approx(1.5, rel=0.05)
     assert metrics.sliced_w2(x, x[torch.randperm(2000)]) == 0
+
+
+def test_sliced_w2_is_the_mean_over_all_directions():
+    """In the plane the sphere is an angle: against a fine uniform grid of angles, pairing sorted projections."""
+    torch.manual_seed(0)
+    x, y = toys.moons().sample(200).double(), toys.rings().sample(200).double()
+    angle = torch.arange(90).double() * (math.pi / 90)
+    theta = torch.stack((angle.cos(), angle.sin()))
+    squares = [scipy_w2_squared(x @ t, y @ t) for t in theta.T]
+    expected = math.sqrt(sum(squares) / len(squares))
+    assert metrics.sliced_w2(x, y, 2000).item() == pytest.approx(expected, rel=0.02)
+
+
+def scipy_w2_squared(a, b):
+    """The best pairing on the line, by assignment."""
+    cost = (a[:, None] - b).square()
+    rows, columns = scipy.optimize.linear_sum_assignment(cost.numpy())
+    return cost[rows, columns].mean().item()
 
 
 def test_sliced_w2_of_unequal_sizes_equals_repetition():
