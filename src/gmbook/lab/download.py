@@ -249,7 +249,7 @@ def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
             with zipfile.ZipFile(archive) as opened:
                 _copy_members(archive.name, _zip_files(opened), members, folder)
         else:
-            with tarfile.open(archive) as opened_tar:
+            with tarfile.open(archive, "r:gz") as opened_tar:
                 _copy_members(archive.name, _tar_files(opened_tar), members, folder)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataCorrupt(f"{archive.name} cannot be unpacked ({error}): fetch it again") from error
@@ -274,7 +274,7 @@ def _copy_members(
     left = set(members)
     for name, plain, contents in files:
         path = PurePosixPath(name.replace("\\", "/"))
-        if not plain or path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
+        if not plain or path.is_absolute() or ".." in path.parts or ":" in name:
             raise DataCorrupt(
                 f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside"
             )
