@@ -135,7 +135,7 @@ def test_absorbing_posterior_is_mdlms():
 
 
 @pytest.mark.parametrize("chain", [Chain.uniform(4), Chain.absorbing(3)], ids=["uniform", "absorbing"])
-@pytest.mark.equation("def-token-noise")
+@pytest.mark.equation("def-sedd-total-noise")
 def test_rates_generate_the_kernel(chain):
     """e^{σ̄(1πᵀ − I)}, and `undo` is its inverse."""
     x, total = torch.arange(chain.states)[None], torch.tensor(0.9, **f64)
@@ -201,7 +201,7 @@ schedule_cases = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: ty
 
 
 @schedule_cases
-@pytest.mark.equation("def-token-noise")
+@pytest.mark.equation("def-sedd-total-noise")
 def test_schedule_rates(schedule):
     t = (torch.rand(64, **f64) * 98 + 1).floor() / 100 + 0.0041  # inside the table's cells
     t.requires_grad_()
@@ -247,8 +247,8 @@ def test_schedule_ends():
 
 
 @pytest.mark.parametrize("chain", [Chain.uniform(3), Chain.absorbing(3)], ids=["uniform", "absorbing"])
-@pytest.mark.equation("def-leave-one-out")
-@pytest.mark.equation("def-concrete-score")
+@pytest.mark.equation("def-d3pm-leave-one-out")
+@pytest.mark.equation("def-sedd-concrete-score")
 def test_ideal_networks_by_brute_force(chain):
     pmf, schedule = random_pmf(3, 3), LinearSchedule()
     law = Enumeration(pmf, chain, schedule)
@@ -279,7 +279,7 @@ def test_ideal_networks_by_brute_force(chain):
     torch.testing.assert_close(histogram.double(), pmf.flatten(), rtol=0, atol=0.012)
 
 
-@pytest.mark.equation("def-low-discrepancy")
+@pytest.mark.equation("def-mdlm-low-discrepancy")
 def test_low_discrepancy_times():
     torch.manual_seed(0)
     model = TokenModel(lambda x, t, y: x, (2,), Chain.uniform(3), LinearSchedule())

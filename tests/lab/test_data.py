@@ -226,7 +226,7 @@ def test_damage_is_never_replaced_by_digits(nowhere):
 @pytest.mark.parametrize(
     "call", [lambda: data.digits("dev"), lambda: data.digits_or("svhn"), lambda: data.text8("dev")]
 )
-def test_wrong_names_are_answered_with_the_right_ones(call):
+def test_wrong_names_are_answered_with_the_right_ones(nowhere, call):
     with pytest.raises(ValueError, match="there are"):
         call()
 

@@ -11,6 +11,7 @@ import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +37,7 @@ def serve(tmp_path):
         for name, contents in files.items():
             (folder / name).write_bytes(contents)
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 
@@ -189,7 +190,7 @@ def test_a_line_that_breaks_half_way_leaves_nothing(register):
             self.wfile.write(PLAIN[:1000])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Breaks)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     home = register([f"http://127.0.0.1:{server.server_port}/"], PLAIN)
     with pytest.raises(DownloadFailed):
         fetch()
@@ -205,7 +206,7 @@ def test_an_interrupt_leaves_nothing(serve, register, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download.shutil, "copyfileobj", interrupt)
+    monkeypatch.setattr(download, "shutil", SimpleNamespace(copyfileobj=interrupt))
     with pytest.raises(KeyboardInterrupt):
         fetch()
     assert not home.exists()
@@ -240,7 +241,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(serve, register, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download.shutil, "copyfileobj", full)
+    monkeypatch.setattr(download, "shutil", SimpleNamespace(copyfileobj=full))
     with pytest.raises(DownloadFailed, match="the disk is full"):
         fetch()
     assert not home.exists()

@@ -138,7 +138,7 @@ def test_the_bound_bounds_two_tokens():
 
 @pytest.mark.fact("SEDD-S3")
 @pytest.mark.equation("sedd-reverse-rate")
-@pytest.mark.equation("def-concrete-score")
+@pytest.mark.equation("def-sedd-concrete-score")
 def test_reverse_rates_return_to_the_data():
     """dp/dσ backwards with the rates s_y Q(x, y) from σ̄ = 4 to 0, by an adaptive ODE solver."""
 

@@ -32,12 +32,12 @@ class Schedule(nn.Module, ABC):
         """dᾱ/dt, negative: () or (B,) -> same."""
 
     def total_noise(self, t: Tensor) -> Tensor:
-        """σ̄(t) = −log ᾱ(t), the expected number of jumps by time t (def-token-noise): like t."""
+        """σ̄(t) = −log ᾱ(t), the expected number of jumps by time t (def-sedd-total-noise): like t."""
         keep, moved = self.keep(t), self.moved(t)
         return torch.where(keep > 0.5, -torch.log1p(-moved.clamp(max=0.9)), -keep.log())
 
     def noise_rate(self, t: Tensor) -> Tensor:
-        """σ(t) = dσ̄/dt = −ᾱ'/ᾱ, the rate of the continuous-time chain (def-token-noise): like t."""
+        """σ(t) = dσ̄/dt = −ᾱ'/ᾱ, the rate of the continuous-time chain (def-sedd-total-noise): like t."""
         return -self.keep_rate(t) / self.keep(t)
 
     def reveal_rate(self, t: Tensor) -> Tensor:

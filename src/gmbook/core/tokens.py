@@ -63,7 +63,8 @@ class TokenModel(Model):
         """
         check_tokens(xt, self.shape, self.chain.states)
         check_time(t)
-        output = self.net(xt, t.to(self.anchor.dtype).expand(len(xt)), y)
+        dtype = next((p.dtype for p in self.parameters()), t.dtype)  # an ideal network takes t in full precision
+        output = self.net(xt, t.to(dtype).expand(len(xt)), y)
         if output.shape != (*xt.shape, self.chain.vocab):
             raise ValueError(
                 f"the network must return (B, L, V) = {(*xt.shape, self.chain.vocab)}, got {tuple(output.shape)}: "
@@ -94,7 +95,7 @@ class TokenModel(Model):
         return torch.tensor(t, dtype=torch.float64, device=self.anchor.device)
 
     def draw_times(self, n: int) -> Tensor:
-        """n times in (0, 1), one in each of n equal intervals: (n,), float64 (def-low-discrepancy).
+        """n times in (0, 1), one in each of n equal intervals: (n,), float64 (def-mdlm-low-discrepancy).
 
         Low-discrepancy times: each is uniform when the batch is shuffled, and their mean varies far less.
         """
@@ -156,7 +157,7 @@ class Enumeration:
         return torch.stack(marginals, 1), likelihood
 
     def leave_one_out(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x_0^l = v | x_t^{−l}), which does not look at x_t^l (def-leave-one-out): (B, L, V)."""
+        """log p(x_0^l = v | x_t^{−l}), which does not look at x_t^l (def-d3pm-leave-one-out): (B, L, V)."""
         others, _ = self._others(xt, t)
         return (others / others.sum(-1, keepdim=True)).log()
 
@@ -167,7 +168,7 @@ class Enumeration:
         return (joint / joint.sum(-1, keepdim=True)).log()
 
     def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p_t(x_t with x_t^l = v)/p_t(x_t), SEDD's concrete score (def-concrete-score): (B, L, V)."""
+        """log p_t(x_t with x_t^l = v)/p_t(x_t), SEDD's concrete score (def-sedd-concrete-score): (B, L, V)."""
         others, likelihood = self._others(xt, t)
         neighbours = self.chain.transition(others, self._keep(t))[..., : self.chain.vocab]
         return (neighbours / (others * likelihood).sum(-1, keepdim=True)).log()

@@ -163,22 +163,22 @@ def text8(split: str = "train") -> TextSet:
         DataMissing: there is no text8/text8.
         DataCorrupt: the file is not text8: another beginning, another symbol, or too long.
     """
+    start, stop = _part(split, train=(0, 90), valid=(90, 95), test=(95, 100))  # per cent
     path = require("text8") / "text8" / "text8"
     raw = path.read_bytes()
     n = len(raw)
-    part = _part(
-        split,
-        train=slice(0, n * 90 // 100),
-        valid=slice(n * 90 // 100, n * 95 // 100),
-        test=slice(n * 95 // 100, n),
-    )
     if not raw.startswith(TEXT8_BEGINNING) or not 1_000 <= n <= TEXT8_LENGTH:
         raise _corrupt(path, "text8", f"it does not begin as text8 does, or its {n:,} bytes are too few or many")
     tokens = np.frombuffer(raw.translate(TO_TOKEN), dtype=np.uint8)
     if tokens.max() == NOT_A_SYMBOL:
         place = int(tokens.argmax())
         raise _corrupt(path, "text8", f"byte {place:,} is {raw[place : place + 1]!r}, not a-z or a space")
-    return TextSet(torch.from_numpy(tokens[part].copy()), split, n, is_prefix=n < TEXT8_LENGTH)
+    return TextSet(
+        torch.from_numpy(tokens[n * start // 100 : n * stop // 100].copy()),
+        split,
+        n,
+        is_prefix=n < TEXT8_LENGTH,
+    )
 
 
 def digits_or(name: str, split: str = "train") -> ImageSet:

@@ -89,7 +89,8 @@ def registry() -> dict[str, Entry]:
     entries = {}
     for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
         sources = tuple(
-            Source(**{**source, "members": tuple(source.get("members", ()))}) for source in table.pop("sources", ())
+            Source(**{**source, "members": tuple(source.get("members", ()))})
+            for source in table.pop("sources", ())
         )
         entries[name] = Entry(name, bases=tuple(table.pop("bases", ())), sources=sources, **table)
     return entries
@@ -197,8 +198,8 @@ def _staging(home: Path) -> Iterator[Path]:
     made = [folder for folder in [home, *home.parents] if not folder.exists()]
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as staging:
-            yield Path(staging)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as folder:
+            yield Path(folder)
     except BaseException:
         for parent in made:  # innermost first; a folder that is in use stays
             if parent.is_dir() and not any(parent.iterdir()):
@@ -248,7 +249,7 @@ def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
             with zipfile.ZipFile(archive) as opened:
                 _copy_members(archive.name, _zip_files(opened), members, folder)
         else:
-            with tarfile.open(archive) as opened_tar:
+            with tarfile.open(archive, "r:gz") as opened_tar:
                 _copy_members(archive.name, _tar_files(opened_tar), members, folder)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataCorrupt(f"{archive.name} cannot be unpacked ({error}): fetch it again") from error
@@ -273,8 +274,10 @@ def _copy_members(
     left = set(members)
     for name, plain, contents in files:
         path = PurePosixPath(name.replace("\\", "/"))
-        if not plain or path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
-            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside")
+        if not plain or path.is_absolute() or ".." in path.parts or ":" in name:
+            raise DataCorrupt(
+                f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside"
+            )
         if contents is not None and str(path) in left:
             left.remove(str(path))
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

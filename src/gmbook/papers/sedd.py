@@ -62,7 +62,7 @@ class SEDD(TokenModel):
         self.scaled = scaled
 
     def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """log s_θ(x_t, t), float64: (B, L, states), 0 at the present token (def-concrete-score).
+        """log s_θ(x_t, t), float64: (B, L, states), 0 at the present token (def-sedd-concrete-score).
 
         An absorbing chain never asks for the mask's score where there is a token: it is 0 there.
         """
