@@ -198,8 +198,8 @@ def _staging(home: Path) -> Iterator[Path]:
     made = [folder for folder in [home, *home.parents] if not folder.exists()]
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as staging:
+            yield Path(staging)
     except BaseException:
         for parent in made:  # innermost first; a folder that is in use stays
             if parent.is_dir() and not any(parent.iterdir()):
