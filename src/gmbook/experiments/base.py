@@ -215,7 +215,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
     if state["ema"] is not None:
         weights |= state["ema"]["weights"]
     try:
-        model.load_state_dict({name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()})
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds another model than {experiment.name}: {error}") from error
     return model.to(device()).eval()
