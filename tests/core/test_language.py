@@ -14,7 +14,7 @@ def test_kl_is_not_negative_and_zero_only_for_equal_laws():
     """On random tables of six atoms; and to second order it is half the chi-square distance."""
     torch.manual_seed(0)
     for _ in range(200):
-        p, q = torch.rand(2, 6, dtype=torch.float64)
+        p, q = 0.1 + torch.rand(2, 6, dtype=torch.float64)
         p, q = p / p.sum(), q / q.sum()
         assert metrics.kl(p, q) > 0
         assert abs(metrics.kl(p, p)) < 1e-15

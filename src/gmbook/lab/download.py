@@ -89,8 +89,7 @@ def registry() -> dict[str, Entry]:
     entries = {}
     for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
         sources = tuple(
-            Source(**{**source, "members": tuple(source.get("members", ()))})
-            for source in table.pop("sources", ())
+            Source(**{**source, "members": tuple(source.get("members", ()))}) for source in table.pop("sources", ())
         )
         entries[name] = Entry(name, bases=tuple(table.pop("bases", ())), sources=sources, **table)
     return entries
@@ -275,9 +274,7 @@ def _copy_members(
     for name, plain, contents in files:
         path = PurePosixPath(name.replace("\\", "/"))
         if not plain or path.is_absolute() or ".." in path.parts or ":" in name:
-            raise DataCorrupt(
-                f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside"
-            )
+            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside")
         if contents is not None and str(path) in left:
             left.remove(str(path))
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
