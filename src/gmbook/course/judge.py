@@ -31,6 +31,7 @@ from gmbook.course import kit, sandbox
 from gmbook.course.wire import Broken, Peer, StandIn
 
 RUN, READY, ANSWER, DONE = range(4)  # the functions of gmbook.course.student.Notebook
+START_SECONDS = 300.0  # for a student's process to be there, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Limits:
 
     cell_seconds: float = 60.0  # one cell, on the wall clock
     check_seconds: float = 30.0  # all calls of one check
-    total_seconds: float = 300.0  # the whole notebook, everything included
+    total_seconds: float = 300.0  # the whole notebook, with all that is run again; without the start of processes
     memory_mb: int = 4096  # address space of the student's process
     output_kb: int = 1024  # of all that is printed
 
@@ -156,7 +157,10 @@ class Student:
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         self.peer = Peer(ours)
-        self.last = time.monotonic() + seconds
+        self.last = time.monotonic() + START_SECONDS
+        self.ask(READY, 0, False, seconds=START_SECONDS)  # torch is imported: nobody's time but ours
+        self.began = time.monotonic()
+        self.last = self.began + seconds
 
     def __enter__(self) -> Student:
         return self
@@ -240,14 +244,14 @@ class Judge:
         self.cells, self.exercises, self.limits = listed, exercises, limits
         self.outcome = Outcome(student)
         self.dropped: set[int] = set()
-        self.began = time.monotonic()
+        self.used = 0.0
         for cell in listed:
             if cell.answers in exercises:
                 self.outcome.sources[cell.answers] = cell.source
 
     def left(self) -> float:
         """Seconds that the submission still has."""
-        return self.limits.total_seconds - (time.monotonic() - self.began)
+        return self.limits.total_seconds - self.used
 
     def judge(self, hidden: Sequence[str]) -> Outcome:
         """All exercises; as many processes as it takes."""
@@ -259,11 +263,12 @@ class Judge:
                     self.go_through(student)
                 except Gone:
                     pass
+                self.used += time.monotonic() - student.began
             self.outcome.output = self.outcome.output or student.output.decode(errors="replace")
         for name in self.open():
             self.give(name, "The time that a submission has was used up before this exercise.", answered=False)
         self.outcome.verdicts = {name: self.outcome.verdicts[name] for name in self.exercises}
-        self.outcome.seconds = time.monotonic() - self.began
+        self.outcome.seconds = self.used
         return self.outcome
 
     def open(self) -> list[str]:
