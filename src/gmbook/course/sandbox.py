@@ -63,8 +63,11 @@ def enter(folder: Path, hidden: Sequence[Path], bounds: Bounds, report: Callable
     child = os.fork()
     if child:
         os.close(other)
+        if sys.platform == "linux":
+            libc().prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: not to outlive the judge
         with open(own) as told:
-            report(child, got + told.read().split(","))
+            got += [name for name in told.read().split(",") if name]
+        report(child, got)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _, status = os.waitpid(child, 0)
         attempt(lambda: os.killpg(child, signal.SIGKILL))  # what it may have started
