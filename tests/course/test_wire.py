@@ -203,7 +203,9 @@ HOSTILE = {
     "no such tensor": framed({"do": "value", "value": {"tensor": 3}, "tensors": []}),
     "no such function": framed({"do": "value", "value": {"yours": 5}, "tensors": []}),
     "negative function": framed({"do": "call", "function": -1, "value": {"list": []}, "tensors": []}),
-    "unhashable key": framed({"do": "value", "value": {"dict": {"list": [{"list": [{"list": []}, 1]}]}}, "tensors": []}),
+    "unhashable key": framed(
+        {"do": "value", "value": {"dict": {"list": [{"list": [{"list": []}, 1]}]}}, "tensors": []}
+    ),
     "given": framed({"do": "value", "value": {"given": {"list": []}, "module": "os", "class": "abort"}, "tensors": []}),
     "product of nothing": framed({"do": "product", "call": 0, "value": {"list": []}, "tensors": []}),
     "gone": b"",
