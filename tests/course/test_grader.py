@@ -124,9 +124,9 @@ SPY = f"""
 import pathlib
 answer = None
 for root in ({str(BOOK)!r}, "/", ".."):
-    for path in [pathlib.Path(root, "chapters/06_ddpm/exercises.md"), pathlib.Path(root, "tests/course/answers/ddpm.py")]:
+    for path in ("chapters/06_ddpm/exercises.md", "tests/course/answers/ddpm.py"):
         try:
-            text = path.read_text()
+            text = pathlib.Path(root, path).read_text()
             answer = text if "right_by_precisions" in text or "BEGIN SOLUTION" in text else answer
         except OSError:
             pass
@@ -175,7 +175,8 @@ KINDS = {
                          ALL_BUT_BRIDGE, "no answer"),
     "odd_metadata": (odd(), EVERY, ""),
     "wrong_then_right": (within(WRONG), EVERY, ""),
-    "overwrites_check": (notebook({"bridge": WRONG}, ["class check:\n    bridge = print"]), ALL_BUT_BRIDGE, "not right"),
+    "overwrites_check": (notebook({"bridge": WRONG}, ["class check:\n    bridge = print"]),
+                         ALL_BUT_BRIDGE, "not right"),
     "patches_library": (notebook({"bridge": WRONG}, [PATCH]), ALL_BUT_BRIDGE, "not right"),
     "answers_check": (notebook({"bridge": "bridge = check.bridge"}), ALL_BUT_BRIDGE, ""),
     "reads_solutions": (notebook({"bridge": SPY}), ALL_BUT_BRIDGE, "LookupError"),
@@ -234,9 +235,8 @@ def test_print_the_table(graded, fenced, capsys):
     with capsys.disabled():
         print(f"\n{len(rows)} submissions in {seconds:.0f} s; protections: {', '.join(fenced)}")
         for row in rows:
-            print(
-                f"  {row['student']:22}{row['points']:>3} of {row['possible']}  {row['seconds']:>3} s  {row['remarks'][:99]}"
-            )
+            points = f"{row['points']:>3} of {row['possible']}"
+            print(f"  {row['student']:22}{points}  {row['seconds']:>3} s  {row['remarks'][:99]}")
     assert len(rows) >= 30 or "files" not in fenced
 
 

@@ -195,7 +195,8 @@ def page(outcome: dict[str, Any]) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{safe(outcome["student"])}: {total} of {possible}</title><style>{STYLE}</style></head><body>
 <h1>{safe(outcome["student"])}</h1>
-<p>Sheet {safe(outcome["sheet"])}: <strong>{total} of {possible} points</strong>, graded in {outcome["seconds"]:.0f} s.</p>
+<p>Sheet {safe(outcome["sheet"])}: <strong>{total} of {possible} points</strong>,
+graded in {outcome["seconds"]:.0f} s.</p>
 <table><tr><th>exercise</th><th>points</th><th>what the check says</th></tr>
 {rows}</table>
 <h2>What happened to cells</h2>

@@ -216,7 +216,7 @@ def floor(answer: Any) -> None:
 
 @exercise(points=2, stars=2, kind="code")
 def respaced(answer: Any) -> None:
-    """respaced(betas (T,), steps) -> (K,): the β of a chain that visits only these steps, K increasing integers in 1..T.
+    """respaced(betas (T,), steps) -> (K,): the β of a chain that visits only these steps, increasing in 1..T.
 
     Looked at by running both chains: signal and variance must be the same at every step that both visit.
     """
