@@ -196,9 +196,9 @@ KINDS = {
                               "return Equal()"), ALL_BUT_BRIDGE, "Equal"),
     "deep_list": (bridge("deep = []\nfor _ in range(5000):\n    deep = [deep]\nreturn deep"), ALL_BUT_BRIDGE, "nested"),
     "fakes_messages": (within(PIPE + "shout({'do': 'value', 'value': None, 'tensors': []}, 10_000)"),
-                       ALL_BUT_BRIDGE, "Stopped"),
+                       ALL_BUT_BRIDGE, "grader itself"),
     "fakes_points": (notebook({"bridge": PIPE + "shout({'do': 'value', 'points': 9, 'right': True, 'tensors': []}, 1)\n"
-                               + WRONG}), ALL_BUT_BRIDGE, "not"),
+                               + WRONG}), ALL_BUT_BRIDGE, "grader itself"),
     "claims_gigabytes": (within(PIPE + "for n in lines():\n    os.write(n, struct.pack('<II', 9, 2**32 - 1))"),
                          ALL_BUT_BRIDGE, "grader itself"),
     "markup": (notebook(extra=["raise ValueError('<script>alert(1)</script>')"]), EVERY, "<script>"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -41,9 +42,10 @@ def course(tmp_path_factory):
 
 def run(root: Path, *words: str) -> None:
     """An nbgrader command in the course folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", *words], cwd=root, capture_output=True, text=True, timeout=900
-    )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # it calls alembic by name
+    environment = {**os.environ, "PATH": path, "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "nbgrader", *words]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

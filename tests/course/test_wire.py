@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import struct
 import threading
@@ -186,6 +187,7 @@ def framed(head, body=b"", lengths=None):
     return struct.pack("<II", *(lengths or (len(text), len(body)))) + text + body
 
 
+NUMBER = 7  # of the question, which the hostile side here knows
 FLOAT = {"dtype": "float64", "shape": [2], "wanted": False}
 HOSTILE = {
     "noise": b"\x00" * 64,
@@ -196,24 +198,40 @@ HOSTILE = {
     "no head": framed([]),
     "no deed": framed({"tensors": []}),
     "another deed": framed({"do": "eval", "tensors": []}),
-    "lengths disagree": framed({"do": "value", "value": None, "tensors": [FLOAT]}, b"12345678"),
-    "negative shape": framed({"do": "value", "value": None, "tensors": [{**FLOAT, "shape": [-2]}]}, b""),
-    "huge and empty": framed({"do": "value", "value": None, "tensors": [{**FLOAT, "shape": [0, 1 << 27, 1 << 27]}]}),
-    "unknown dtype": framed({"do": "value", "value": None, "tensors": [{**FLOAT, "dtype": "object"}]}, b"1" * 16),
-    "no such tensor": framed({"do": "value", "value": {"tensor": 3}, "tensors": []}),
-    "no such function": framed({"do": "value", "value": {"yours": 5}, "tensors": []}),
+    "lengths disagree": framed({"do": "value", "number": NUMBER, "value": None, "tensors": [FLOAT]}, b"12345678"),
+    "negative shape": framed(
+        {"do": "value", "number": NUMBER, "value": None, "tensors": [{**FLOAT, "shape": [-2]}]}, b""
+    ),
+    "huge and empty": framed(
+        {"do": "value", "number": NUMBER, "value": None, "tensors": [{**FLOAT, "shape": [0, 1 << 27, 1 << 27]}]}
+    ),
+    "unknown dtype": framed(
+        {"do": "value", "number": NUMBER, "value": None, "tensors": [{**FLOAT, "dtype": "object"}]}, b"1" * 16
+    ),
+    "no such tensor": framed({"do": "value", "number": NUMBER, "value": {"tensor": 3}, "tensors": []}),
+    "no such function": framed({"do": "value", "number": NUMBER, "value": {"yours": 5}, "tensors": []}),
     "negative function": framed({"do": "call", "function": -1, "value": {"list": []}, "tensors": []}),
     "unhashable key": framed(
-        {"do": "value", "value": {"dict": {"list": [{"list": [{"list": []}, 1]}]}}, "tensors": []}
+        {"do": "value", "number": NUMBER, "value": {"dict": {"list": [{"list": [{"list": []}, 1]}]}}, "tensors": []}
     ),
-    "given": framed({"do": "value", "value": {"given": {"list": []}, "module": "os", "class": "abort"}, "tensors": []}),
+    "given": framed(
+        {
+            "do": "value",
+            "number": NUMBER,
+            "value": {"given": {"list": []}, "module": "os", "class": "abort"},
+            "tensors": [],
+        }
+    ),
     "product of nothing": framed({"do": "product", "call": 0, "value": {"list": []}, "tensors": []}),
+    "answer to no question": framed({"do": "value", "number": NUMBER + 1, "value": None, "tensors": []}),
+    "error of no question": framed({"do": "raised", "number": None, "kind": "wrong", "text": "", "tensors": []}),
     "gone": b"",
 }
 
 
 @pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE)
-def test_a_malformed_message_is_refused(message):
+def test_a_malformed_message_is_refused(message, monkeypatch):
+    monkeypatch.setattr(secrets, "randbits", lambda bits: NUMBER)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         thread = threading.Thread(target=theirs.sendall, args=(message,))  # may be more than the socket holds
@@ -239,13 +257,13 @@ def test_a_gradient_of_another_shape_is_refused():
     """A student's process that answers a product with the wrong thing is broken, not believed."""
     ours, theirs = socket.socketpair()
     judge, student = Peer(ours), Channel(theirs)
-    value = {"do": "value", "call": 0, "value": {"tensor": 0}}
 
     def play():
-        student.receive()
-        student.send(value, [torch.ones(2, requires_grad=True)])
-        student.receive()
-        student.send({"do": "value", "value": {"list": [{"tensor": 0}]}}, [torch.ones(3)])
+        number = student.receive()[0]["number"]
+        reply = {"do": "value", "number": number, "call": 0, "value": {"tensor": 0}}
+        student.send(reply, [torch.ones(2, requires_grad=True)])
+        number = student.receive()[0]["number"]
+        student.send({"do": "value", "number": number, "value": {"list": [{"tensor": 0}]}}, [torch.ones(3)])
 
     thread = threading.Thread(target=play)
     thread.start()

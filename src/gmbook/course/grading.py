@@ -153,7 +153,7 @@ def scores(outcomes: Sequence[dict[str, Any]], exercises: dict[str, kit.Exercise
     for outcome in outcomes:
         verdicts = outcome["verdicts"]
         each = [verdicts[name]["points"] if name in verdicts else "" for name in exercises]
-        total = sum(each) if verdicts else ""
+        total = sum(verdict["points"] for verdict in verdicts.values()) if verdicts else ""
         remarks = " | ".join(outcome["notes"])
         row = [outcome["student"], total, possible, *each, f"{outcome['seconds']:.0f}", remarks]
         table.writerow([unarmed(value) if type(value) is str else value for value in row])

@@ -303,8 +303,8 @@ class Judge:
             raise
         except Exception as error:  # whatever the other side made of our function
             trouble = f"{type(error).__name__}: {error}"
-        if trouble is not None and "NotImplementedError" not in str(trouble):
-            self.note(cell, f"It raised {kit.shortened(str(trouble))}")
+        if type(trouble) is str and not trouble.startswith("NotImplementedError"):
+            self.note(cell, f"It raised {kit.shortened(trouble)}")
 
     def note(self, cell: Cell, text: str) -> None:
         """Keep what happened to a cell, once."""

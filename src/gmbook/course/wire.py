@@ -12,7 +12,8 @@ A message is two lengths, a JSON head, and the tensors' bytes. The heads:
     {"do": "value", "call": n, "value": …, "tensors": […]}                          the answers
     {"do": "raised", "kind": "wrong" | "blank" | "error", "name": …, "text": …}
 
-Each side answers calls while it waits for an answer, so that functions can be handed over both ways.
+A question has a random "number" that its answer repeats. Each side answers calls while it waits for an answer, so
+that functions can be handed over both ways.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import secrets
 import socket
 import struct
 import time
@@ -214,9 +216,12 @@ class Peer:
         self.waiting.append(waiting)
         outer, self.trouble = self.trouble, None
         try:
-            self.channel.send(head, tensors)
+            number = secrets.randbits(62)  # so that what was sent before it was asked for is no answer
+            self.channel.send({**head, "number": number}, tensors)
             while True:
                 reply, got = self.channel.receive()
+                if reply["do"] in ("value", "raised") and reply.get("number") != number:
+                    raise Broken("an answer to no question")
                 if reply["do"] == "value":
                     return reply, got
                 if reply["do"] == "raised":
@@ -259,7 +264,7 @@ class Peer:
             raise Broken("a message is malformed")
         try:
             reply, results = act(head, tensors)
-            self.channel.send(reply, results)
+            self.channel.send({**reply, "number": head.get("number")}, results)
         except Broken:
             raise
         except BaseException as error:  # whatever a student's code raises, SystemExit too
@@ -267,7 +272,7 @@ class Peer:
             kind = "blank" if isinstance(error, Unanswered | NotImplementedError) else "error"
             kind = "wrong" if kind == "error" and isinstance(error, Wrong) else kind
             told = {"kind": kind, "name": type(error).__name__, "text": shortened(f"{error}", 500)}
-            self.channel.send({"do": "raised", **told}, [])
+            self.channel.send({"do": "raised", "number": head.get("number"), **told}, [])
 
     def called(self, head: dict[str, Any], tensors: list[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
         """One of our functions, on their values."""
