@@ -39,7 +39,7 @@ def test_another_file_is_refused():
 
 @needs_weights
 def test_features_tell_the_classes_of_real_images_apart(data_home):
-    """The nearest class mean, of 20 images each, is right for more than half of new ones: it would be 10 % by chance."""
+    """The nearest class mean, of 20 images each, is right for more than half of new ones: by chance for 10 %."""
     images = data.cifar10("train")
     chosen = [torch.nonzero(images.y == label)[:30, 0] for label in range(10)]
     features = efficientnet.features(data.scale(images.x[torch.cat(chosen)])).view(10, 30, efficientnet.DIMS)

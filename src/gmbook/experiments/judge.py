@@ -1,5 +1,5 @@
-"""How generated images are judged, beside the same numbers for real ones: digits by the book's classifier, colour images
-by a network that was trained on ImageNet."""
+"""How generated images are judged, beside the same numbers for real ones: digits by the book's classifier, images in
+colour by a network that was trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook.experiments.base import device
 from gmbook.lab import data, efficientnet, fid, metrics
 from gmbook.lab.classifier import Classifier
 from gmbook.lab.metrics import PixelGaussian
@@ -84,10 +85,10 @@ def _features(x: Tensor, real: Tensor, other: Tensor, gaussian: Tensor) -> dict[
     """Fréchet distances, precision and recall in EfficientNet-Lite0's features, or the reason why there are none."""
     distance = "Fréchet distance of EfficientNet-Lite0 features"
     try:
-        real_features = efficientnet.features(real)
+        real_features = efficientnet.features(real.to(device()))
     except efficientnet.WeightsMissing as missing:
         return {distance: f"not computed: {missing}"}
-    features, floor, baseline = (efficientnet.features(part) for part in (x, other, gaussian))
+    features, floor, baseline = (efficientnet.features(part.to(device())) for part in (x, other, gaussian))
     report: dict[str, Any] = {
         distance: metrics.frechet_distance(features, real_features).item(),
         "the same, real against real": metrics.frechet_distance(floor, real_features).item(),

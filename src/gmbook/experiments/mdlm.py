@@ -130,7 +130,7 @@ def evaluate(text: Callable[[str], data.TextSet], nats: Nats, what: str) -> Call
             "text": f"{test.name}, split 90/5/5 in order",
             f"bits per letter, {what}": found.mean().item(),
             "its standard error": (found.std() / len(found) ** 0.5).item(),
-            **{f"bits per letter, {name}, exact": value for name, value in counted(train, windows).items()},
+            **{f"baseline, {name}: bits per letter": value for name, value in counted(train, windows).items()},
             "protocol": f"the first {len(windows)} test windows of {length} letters, each without what came before it",
             "share of sampled words that the training text has": words_known(drawn, train),
             "the same for test windows": words_known(windows[: len(drawn)], train),
