@@ -139,6 +139,33 @@ class AffineCoupling(Bijection):
         return (z - t) * (-s).exp()
 
 
+class SplitCoupling(Bijection):
+    """z = (x_1, x_2 ⊙ exp s(x_1) + t(x_1)) on the first channels and the rest: arXiv:1605.08803, Section 3.2
+    (realnvp-coupling).
+
+    It is `AffineCoupling` with `channel_mask`, but its network reads and moves half of the channels: nothing is computed
+    to be masked. log|det dz/dx| = Σ s(x_1) (realnvp-coupling-log-det).
+
+    Args:
+        net: x_1 (B, kept, …) -> (s, t), each like x_2, (B, C − kept, …). It is never inverted.
+        kept: the number of channels that pass unchanged.
+    """
+
+    def __init__(self, net: Callable[[Tensor], tuple[Tensor, Tensor]], kept: int):
+        super().__init__()
+        self.net, self.kept = net, kept
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x1, x2 = x[:, : self.kept], x[:, self.kept :]
+        s, t = self.net(x1)
+        return torch.cat([x1, x2 * s.exp() + t], 1), s.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        z1, z2 = z[:, : self.kept], z[:, self.kept :]
+        s, t = self.net(z1)
+        return torch.cat([z1, (z2 - t) * (-s).exp()], 1)
+
+
 def _checked(mask: Tensor) -> Tensor:
     if not bool(((mask == 0) | (mask == 1)).all()) or bool((mask == mask.flatten()[0]).all()):
         raise ValueError("a coupling's mask must hold both 0 (moves) and 1 (stays), and nothing else")
