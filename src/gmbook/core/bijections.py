@@ -143,8 +143,8 @@ class SplitCoupling(Bijection):
     """z = (x_1, x_2 ⊙ exp s(x_1) + t(x_1)) on the first channels and the rest: arXiv:1605.08803, Section 3.2
     (realnvp-coupling).
 
-    It is `AffineCoupling` with `channel_mask`, but its network reads and moves half of the channels: nothing is computed
-    to be masked. log|det dz/dx| = Σ s(x_1) (realnvp-coupling-log-det).
+    It is `AffineCoupling` with `channel_mask`, but its network reads and moves half of the channels: nothing is
+    computed to be masked. log|det dz/dx| = Σ s(x_1) (realnvp-coupling-log-det).
 
     Args:
         net: x_1 (B, kept, …) -> (s, t), each like x_2, (B, C − kept, …). It is never inverted.
