@@ -80,7 +80,7 @@ def channel_mask(shape: tuple[int, ...], flip: bool = False) -> Tensor:
 
 
 class AdditiveCoupling(Bijection):
-    """z = x + (1 − b) ⊙ m(b ⊙ x), with log-determinant 0. NICE, arXiv:1410.8516, Section 3.2 (nice-coupling).
+    """z = x + (1 − b) ⊙ m(b ⊙ x), with log-determinant 0. NICE, arXiv:1410.8516 (nice-coupling).
 
     Args:
         net: m, any network (B, C, …) -> (B, C, …). It is never inverted.
@@ -140,7 +140,7 @@ class AffineCoupling(Bijection):
 
 
 class SplitCoupling(Bijection):
-    """z = (x_1, x_2 ⊙ exp s(x_1) + t(x_1)) on the first channels and the rest: arXiv:1605.08803, Section 3.2
+    """z = (x_1, x_2 ⊙ exp s(x_1) + t(x_1)) on the first channels and the rest: arXiv:1605.08803, Eqs. 4–5
     (realnvp-coupling).
 
     It is `AffineCoupling` with `channel_mask`, but its network reads and moves half of the channels: nothing is
@@ -187,7 +187,7 @@ def _per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 class Scale(Bijection):
     """z = x ⊙ exp s, one s for every coordinate.
 
-    NICE's last layer, arXiv:1410.8516, Section 3.3 (nice-scaling).
+    NICE's last layer, arXiv:1410.8516 (nice-scaling).
 
     Args:
         shape: the event shape S; log|det| = Σ s.
@@ -291,7 +291,7 @@ def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 class InvertibleLinear(Bijection):
-    """z = W x at every pixel: Glow's invertible 1×1 convolution. arXiv:1807.03039, Eq. 9 (glow-convolution).
+    """z = W x at every pixel: Glow's invertible 1×1 convolution. arXiv:1807.03039, Section 3.2 (glow-convolution).
 
     log|det| = h·w·log|det W|. W starts as a random rotation, where that is 0. On vectors, (B, C), plainly a matrix.
     """
@@ -311,7 +311,7 @@ class InvertibleLinear(Bijection):
 class PLULinear(Bijection):
     """z = P L (U + diag s) x at every pixel, log|det| = h·w·Σ log|s_i| (glow-plu).
 
-    arXiv:1807.03039, Eqs. 10–11. P is a fixed permutation, L is lower triangular with ones on its diagonal, U
+    arXiv:1807.03039, Section 3.2. P is a fixed permutation, L is lower triangular with ones on its diagonal, U
     strictly upper triangular; the signs of s are fixed and log|s| is learned, so the map can never become
     singular. The determinant costs O(C), not O(C³).
     """

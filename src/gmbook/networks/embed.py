@@ -54,7 +54,7 @@ class Sinusoidal(nn.Module):
 
 
 class GaussianFourier(nn.Module):
-    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739, Eq. 5 (γ), arXiv:2011.13456.
+    """[sin(2π t w), cos(2π t w)] with frozen random w ~ N(0, scale² I). arXiv:2006.10739 (γ), arXiv:2011.13456.
 
     Random frequencies let a small network resolve fine detail; `scale` is the bandwidth, in cycles per unit of the
     input (no factor of 1000 here). Works on a time (B,) or on vectors (B, D).
@@ -178,7 +178,7 @@ def sincos_positions(height: int, width: int, dim: int) -> Tensor:
 def rotary_angles(length: int, dim: int, like: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """(cos, ∓sin) of the angles m ω_k, ω_k = base^{−2k/dim}, for positions m = 0..length − 1: (length, dim) each.
 
-    arXiv:2104.09864, Section 3.2.2. Both halves of the features turn by the same angles, and the sine's sign is that of
+    arXiv:2104.09864. Both halves of the features turn by the same angles, and the sine's sign is that of
     the rotation matrix: − in the first half, + in the second. Device and dtype are those of `like`.
 
     Raises:

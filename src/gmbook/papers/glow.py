@@ -179,6 +179,6 @@ class Glow(Flow):
         """x = f⁻¹(Tε), (n, *S): all noise has the standard deviation T (glow-temperature). Labels play no part.
 
         With additive couplings this draws exactly from p(x)^{1/T²}, normalised, for the log-determinant is constant.
-        (Section 6 prints p(x)^{T²}.) With affine couplings it does not.
+        (The paper prints p(x)^{T²}.) With affine couplings it does not.
         """
         return self.bijection.inverse(temperature * self.base.sample(n))

@@ -19,7 +19,7 @@ from gmbook.papers.ddpm import DDPM
 
 
 def cosine_betas(steps: int = 1000, s: float = 0.008, most: float = 0.999) -> Tensor:
-    """β_i = min(1 − ᾱ_i/ᾱ_{i−1}, 0.999) for the ᾱ = f/f(0) of Eq. 17, `CosinePath` (improved-cosine): (T,), float64.
+    """β_i = min(1 − ᾱ_i/ᾱ_{i−1}, 0.999) for the ᾱ = f/f(0) of `CosinePath` (improved-cosine): (T,), float64.
 
     f(i) = cos²((i/T + s)/(1 + s) · π/2). The clip, which keeps the last step from being singular, touches only i = T.
     """

@@ -35,7 +35,7 @@ MakeNet = Callable[[int, int], nn.Module]  # (channels in, channels out) -> a ne
 
 
 class NICE(Flow):
-    """Additive couplings that split odd from even coordinates, then one scaling. arXiv:1410.8516, Section 3.
+    """Additive couplings that split odd from even coordinates, then one scaling. arXiv:1410.8516.
 
     The couplings keep volume, log|det| = 0 (nice-coupling); only z = exp(s) ⊙ h at the end changes it
     (nice-scaling). The prior is logistic (nice-logistic).
