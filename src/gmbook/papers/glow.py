@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gmbook.core.bijections import (
     ActNorm,
@@ -29,15 +28,16 @@ from gmbook.core.bijections import (
 )
 
 
-def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Module:
+def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Linear | nn.Conv2d:
     """A convolution on images (axes 2), a linear map on vectors (axes 0)."""
     return nn.Linear(channels, out) if axes == 0 else nn.Conv2d(channels, out, kernel, padding=kernel // 2)
 
 
-def scaled(map: nn.Module, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+def scaled(map: nn.Linear | nn.Conv2d, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """gain ⊙ map(x) + shift per channel, (out,) each, multiplied into the layer's weights, of which there are fewer."""
-    rows = gain.reshape(-1, *(1,) * (map.weight.ndim - 1))
-    return functional_call(map, {"weight": rows * map.weight, "bias": gain * map.bias + shift}, x)
+    weight = gain.reshape(-1, *(1,) * (map.weight.ndim - 1)) * map.weight
+    bias = gain * map.bias + shift
+    return F.linear(x, weight, bias) if x.ndim == 2 else F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class ZeroLayer(nn.Module):
