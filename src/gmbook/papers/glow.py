@@ -28,12 +28,12 @@ from gmbook.core.bijections import (
 )
 
 
-def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Linear | nn.Conv2d:
+def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Module:
     """A convolution on images (axes 2), a linear map on vectors (axes 0)."""
     return nn.Linear(channels, out) if axes == 0 else nn.Conv2d(channels, out, kernel, padding=kernel // 2)
 
 
-def scaled(map: nn.Linear | nn.Conv2d, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+def scaled(map: nn.Module, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """gain ⊙ map(x) + shift per channel, (out,) each, multiplied into the layer's weights, of which there are fewer."""
     weight = gain.reshape(-1, *(1,) * (map.weight.ndim - 1)) * map.weight
     bias = gain * map.bias + shift

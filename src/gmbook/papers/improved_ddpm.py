@@ -134,7 +134,7 @@ class ImprovedDDPM(DDPM):
         many calls, and has its own variational bound."""
         kept = sub_sequence(self.steps, steps)
         net, betas = Respaced(self.net, kept.to(self.alpha_bar) / self.steps), strided_betas(self.alpha_bar, kept)
-        options = {"predicts": self.predicts, "clip": self.clip, "levels": self.levels}
+        options: dict[str, Any] = {"predicts": self.predicts, "clip": self.clip, "levels": self.levels}
         return ImprovedDDPM(net, self.shape, betas=betas, vlb_weight=self.vlb_weight, **options)
 
 
