@@ -136,7 +136,7 @@ def run(
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
     The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
-    call with resume=True after a kill ends at the same weights. Under `lab.processes.joined` several processes share it.
+    call with resume=True after a kill ends at the same weights. Under `lab.processes.joined` processes share the run.
 
     Args:
         shares: cut each batch into so many parts, to save memory; see `lab.processes`.
@@ -236,7 +236,9 @@ def logbook(folder: Path) -> Log:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise RuntimeError("TensorBoard is not installed: `pip install tensorboard`, or leave out --tensorboard") from None
+        raise RuntimeError(
+            "TensorBoard is not installed: `pip install tensorboard` (the extra `log`), or leave out --tensorboard"
+        ) from None
     writers: list[Any] = []
 
     def log(step: int, losses: dict[str, float]) -> None:

@@ -144,9 +144,10 @@ class Plan:
             here = "not measured: this setting is meant for a GPU, and there is none here"
         else:
             here = f"{_duration(self.seconds * self.steps)}, from {self.seconds:.3g} s a step (median of {TIMED} steps)"
+        each, all_ = self.step.flops, self.steps * self.step.flops
         return "\n".join(
             [
-                f"arithmetic    {_count(self.step.flops)}FLOP a step, {_count(self.step.flops * self.steps)}FLOP in all",
+                f"arithmetic    {_count(each)}FLOP a step, {_count(all_)}FLOP in all",
                 f"memory        {_bytes(sum(self.memory.values()))}: {uses}",
                 f"this machine  {here}",
                 f"an H100       {_duration(3600 * self.hours())} at {UTILISATION:.0%} of its bf16 rate; "

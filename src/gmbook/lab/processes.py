@@ -11,7 +11,8 @@ backward pass is right for all, and costs what is not overlapped with it: a few 
 What is equal. With S shares a batch's loss is the mean over S parts, each with noise of its own:
 
 - N processes do exactly what one process does with `shares=N`, for every loss: data, noise, dropout, players,
-  penalties, running statistics. Bit for bit with two processes on a CPU; with more, up to the order of a sum.
+  penalties, running statistics. On a CPU bit for bit where a sum has two terms (two shares, one batch a step), else up
+  to the order of a sum.
 - Against one process with `shares=1` the batches are the same, and so is the gradient of every loss that is a mean of
   terms each of which sees one example, given the same noise, up to rounding. The noise itself is another draw of the
   same law. Not the same: what a loss computes over a whole batch. Statistics of batch normalisation, optimal-transport
@@ -135,7 +136,7 @@ def share(batch: tuple[Tensor, ...], index: int, shares: int) -> tuple[tuple[Ten
     """
     rows = len(batch[0])
     if rows < shares:
-        raise ValueError(f"a batch of {rows} cannot be cut into {shares} shares: use fewer processes")
+        raise ValueError(f"a batch of {rows} cannot be cut into {shares} shares: use fewer processes or shares")
     part = tuple(t.tensor_split(shares)[index] for t in batch)
     return part, len(part[0]) / rows
 

@@ -276,8 +276,8 @@ def fit(
     the losses and the seconds so far. A run that was killed and resumed ends with the weights of one that was not; on a
     CPU bit for bit, if `batches` has `state_dict` and `load_state_dict` (as `lab.batches.Batches`) or yields the same
     at every step. Ctrl-C (or SIGTERM, which clusters send) finishes the step, saves and stops; Ctrl-C pressed twice
-    stops at once. Of several processes the first alone writes; all must see the same folder. The number of processes may
-    change when a run is resumed: its shares stay, if the new number divides them.
+    stops at once. Of several processes the first alone writes, and all must see the same folder. Their number may change
+    when a run is resumed: its shares stay, if the new number divides them.
 
     Args:
         folder: where checkpoints go, the newest two; None keeps none.
@@ -309,9 +309,7 @@ def fit(
 
     run.check_agreement()
 
-    loop = train(
-        model, batches, steps=steps, objectives=objectives, ema=ema, state=state, shares=run.shares, **options
-    )
+    loop = train(model, batches, steps=steps, objectives=objectives, ema=ema, state=state, shares=run.shares, **options)
     bar = tqdm(loop, total=steps, initial=state.step, disable=not (progress and is_main()), **_pace(), unit="step")
     saved = state.step
     with _polite_interrupt() as interrupted, bar:
