@@ -276,7 +276,7 @@ def fit(
     the losses and the seconds so far. A run that was killed and resumed ends with the weights of one that was not; on a
     CPU bit for bit, if `batches` has `state_dict` and `load_state_dict` (as `lab.batches.Batches`) or yields the same
     at every step. Ctrl-C (or SIGTERM, which clusters send) finishes the step, saves and stops; Ctrl-C pressed twice
-    stops at once. Of several processes the first alone writes, and all must see the same folder. Their number may change
+    stops at once. Of several processes the first alone writes, and all must see one folder. Their number may change
     when a run is resumed: its shares stay, if the new number divides them.
 
     Args:
