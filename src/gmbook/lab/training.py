@@ -295,7 +295,7 @@ def fit(
         KeyboardInterrupt: after Ctrl-C; its message says how to resume.
     """
     objectives = model.objectives() if objectives is None else objectives
-    _check(objectives, steps=steps)
+    _check(objectives, steps=steps, shares=shares)
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     state = State(objectives, optimizer or _adam(betas, weight_decay))
