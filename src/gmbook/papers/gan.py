@@ -127,6 +127,10 @@ class GAN(Model):
         z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
         return self.generator(z)
 
+    def networks(self) -> list[nn.Module]:
+        """Both, but under a penalty the generator alone: a compiled network has no gradient of its gradient."""
+        return [self.generator] if self.penalty is not None else [self.generator, self.discriminator]
+
     def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """L_D = −V for the classical games, plus the penalty: (B, *S) -> ()."""
         check_event(x, self.shape)
