@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from gmbook import doctor, experiments
-from gmbook.course import cli as course
 from gmbook.core.model import Model
+from gmbook.course import cli as course
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment
 from gmbook.lab import download, processes
