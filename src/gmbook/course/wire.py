@@ -390,7 +390,7 @@ class StudentPeer(Peer):
 
     def given(self, told: dict[str, Any], arguments: list[Any]) -> Any:
         """A `Given`, built again beside the answer."""
-        made = importlib.import_module(told["module"])
+        made: Any = importlib.import_module(told["module"])
         for part in told["class"].split("."):
             made = getattr(made, part)
         return made(*arguments)
