@@ -160,7 +160,7 @@ def run(
         for network in model.networks():
             # In place, so that the weights keep their names. Not `network.compile()`: of a torch.nn.Sequential that
             # holds torch's own layers only, such as an MLP, it compiles nothing.
-            network.forward = torch.compile(network.forward, backend=backend)  # type: ignore[method-assign]
+            network.forward = torch.compile(network.forward, backend=backend)
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
     if is_main():
