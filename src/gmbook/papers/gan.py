@@ -78,7 +78,7 @@ def r1(gamma: float = 1.0) -> Penalty:
 def gradient_penalty(weight: float = 10.0) -> Penalty:
     """λ E (‖∇ℓ(x̂)‖ − 1)², x̂ uniform on the segments between real and generated points (gan-gradient-penalty).
 
-    arXiv:1704.00028, Eq. 3. It holds the critic near Lipschitz where the optimal critic's transport runs.
+    arXiv:1704.00028. It holds the critic near Lipschitz where the optimal critic's transport runs.
     """
 
     def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
