@@ -1,16 +1,40 @@
-"""Sphinx configuration of the website. `make book` lays out the sources (tools/site.py) and calls Sphinx."""
+"""Sphinx configuration of the website. `make book` lays out the sources (tools/site.py) and calls Sphinx.
 
+Three variables of the environment say what differs from one place to another:
+
+    GMBOOK_SITE_EXECUTE=off   do not run the chapters: a quick look at the text, without outputs
+    GMBOOK_REPOSITORY=...     the public home of the sources, such as https://github.com/OWNER/REPOSITORY: chapters then
+                              get a button for Colab and one for Binder. Without it there is no button.
+    GMBOOK_BRANCH=main        the branch that these buttons open
+"""
+
+import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools import ledger, reference  # noqa: E402
 
 BUILD = Path(__file__).resolve().parent / "_build"
 SOURCE = BUILD / "source"
+REPOSITORY = os.environ.get("GMBOOK_REPOSITORY", "").rstrip("/")
+BRANCH = os.environ.get("GMBOOK_BRANCH", "main")
 
 project = "gmbook"
 author = "the gmbook authors"
 copyright = "the gmbook authors. Text CC BY 4.0, code MIT"
 language = "en"
 
-extensions = ["myst_nb", "sphinx_design", "sphinx_proof", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_nb",
+    "sphinx_design",
+    "sphinx_proof",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 bibtex_bibfiles = []
 if (SOURCE / "references.bib").exists():
     extensions.append("sphinxcontrib.bibtex")
@@ -23,7 +47,7 @@ math_number_all = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # A chapter is run when its code has changed, and from the cache otherwise. A cell that raises fails the build.
-nb_execution_mode = "cache"
+nb_execution_mode = "off" if os.environ.get("GMBOOK_SITE_EXECUTE") == "off" else "cache"
 nb_execution_cache_path = str(BUILD / "executed")
 nb_execution_timeout = 600  # of one cell: a busy laptop is no error
 nb_execution_raise_on_error = True
@@ -36,9 +60,62 @@ mathjax3_config = {
     "tex": {"macros": {"E": r"\mathbb{E}", "R": r"\mathbb{R}", "N": r"\mathcal{N}", "KL": r"\mathrm{KL}"}}
 }
 
+# The API reference: public members, in the order of their file. Types stand in the signature.
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+maximum_signature_line_length = 88
+add_module_names = False
+
 html_theme = "sphinx_book_theme"
 html_title = "gmbook"
 html_static_path = [str(SOURCE / "_static")]
+html_css_files = ["gmbook.css"]
+html_js_files = ["gmbook.js"]
 html_copy_source = True
-html_theme_options = {"show_toc_level": 2, "use_download_button": True, "home_page_in_toc": True}
+html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # without it the theme complains of an invalid mode on a first visit
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": True,
+    "home_page_in_toc": True,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
 exclude_patterns = ["**.ipynb_checkpoints", "README.md"]
+
+
+def how_to_have(page: str, up: str) -> str:
+    """The line below a chapter's title: the notebook with its outputs, JupyterLab, and what runs elsewhere."""
+    name = page.rpartition("/")[2]
+    parts = [
+        f'<a href="{name}.ipynb" download>Executed notebook (.ipynb)</a>',
+        f'<span><a href="{up}read.html#in-jupyterlab">In JupyterLab</a>: <code>make lab</code>, then '
+        f"<code>{page.removeprefix('chapters/')}.md</code></span>",
+    ]
+    if REPOSITORY:
+        home = REPOSITORY.removeprefix("https://github.com/")
+        parts += [
+            f'<a href="https://colab.research.google.com/github/{home}/blob/{BRANCH}/{page}.ipynb">Colab</a>',
+            f'<a href="https://mybinder.org/v2/gh/{home}/{BRANCH}?urlpath=lab/tree/{page}.ipynb">Binder</a>',
+        ]
+    return f'<p class="gm-have">{"".join(parts)}</p>'
+
+
+def add_how_to_have(app, pagename, templatename, context, doctree):
+    """Put that line into a chapter's page."""
+    if pagename.startswith("chapters/") and "body" in context:
+        line = how_to_have(pagename, "../" * pagename.count("/"))
+        context["body"] = context["body"].replace("</h1>", f"</h1>\n{line}", 1)
+
+
+def setup(app):
+    """Docstrings are plain text with Unicode mathematics: make them reStructuredText before Napoleon reads them."""
+    labels = {entry.label for entry in ledger.collect().values() if entry.chapters}
+
+    def prepare(app, what, name, obj, options, lines):
+        lines[:] = reference.restructured("\n".join(lines), labels).split("\n")
+
+    app.connect("autodoc-process-docstring", prepare, priority=400)
+    app.connect("html-page-context", add_how_to_have)
