@@ -9,12 +9,14 @@ Three variables of the environment say what differs from one place to another:
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools import ledger, reference  # noqa: E402
+from sphinx.domains.math import MathDomain
+from tools import ledger, reference
 
 BUILD = Path(__file__).resolve().parent / "_build"
 SOURCE = BUILD / "source"
@@ -42,7 +44,9 @@ if (SOURCE / "references.bib").exists():
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+myst_dmath_double_inline = True  # $$ ... $$ within a paragraph is displayed, as in JupyterLab
 numfig = True
+math_numfig = False  # equations are numbered within their chapter, below
 math_number_all = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
@@ -75,15 +79,40 @@ html_css_files = ["gmbook.css"]
 html_js_files = ["gmbook.js"]
 html_copy_source = True
 html_show_sourcelink = False
+html_domain_indices = False  # the API reference has its own list of modules
 html_context = {"default_mode": "auto"}  # without it the theme complains of an invalid mode on a first visit
 html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": True,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search field stands in the sidebar
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 exclude_patterns = ["**.ipynb_checkpoints", "README.md"]
+
+
+def chapter_number(page: str) -> str:
+    """ "chapters/06_ddpm/ddpm" -> "6"; empty for a page that is no chapter."""
+    found = re.match(r"chapters/(\d+)_", page)
+    return str(int(found[1])) if found else ""
+
+
+class ChapterMath(MathDomain):
+    """Equations numbered within their chapter: (6.3) stays (6.3) when another chapter gains one."""
+
+    def note_equation(self, docname, labelid, location=None):
+        super().note_equation(docname, labelid, location)
+        count = sum(page == docname for page, _ in self.equations.values())
+        self.equations[labelid] = (docname, f"{chapter_number(docname)}.{count}".removeprefix("."))
+
+
+def number_figures(app, env):
+    """Figures numbered within their chapter, as equations are."""
+    for page, kinds in env.toc_fignumbers.items():
+        if number := chapter_number(page):
+            for numbers in kinds.values():
+                numbers.update({name: (int(number), i) for i, name in enumerate(numbers, 1)})
 
 
 def how_to_have(page: str, up: str) -> str:
@@ -111,7 +140,7 @@ def add_how_to_have(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    """Docstrings are plain text with Unicode mathematics: make them reStructuredText before Napoleon reads them."""
+    """Read docstrings as plain text with Unicode mathematics; number by chapter; put the links above a chapter."""
     labels = {entry.label for entry in ledger.collect().values() if entry.chapters}
 
     def prepare(app, what, name, obj, options, lines):
@@ -119,3 +148,5 @@ def setup(app):
 
     app.connect("autodoc-process-docstring", prepare, priority=400)
     app.connect("html-page-context", add_how_to_have)
+    app.add_domain(ChapterMath, override=True)
+    app.connect("env-check-consistency", number_figures)

@@ -65,6 +65,7 @@ class Entry:
 
     label: str
     math: str = ""
+    place: int = 0  # among the equations of the book
     chapters: list[str] = field(default_factory=list)  # "06_ddpm/ddpm.md", relative to chapters/
     functions: list[str] = field(default_factory=list)  # "gmbook.papers.ddpm.DDPM.posterior"
     tests: list[str] = field(default_factory=list)  # "tests/papers/test_ddpm.py::test_posterior"
@@ -131,7 +132,7 @@ def collect(root: Path = ROOT) -> dict[str, Entry]:
     for text in sorted((root / "chapters").glob("*/*.md")):
         for label, math in equations(text.read_text(encoding="utf-8")):
             entry(label).chapters.append(text.relative_to(root / "chapters").as_posix())
-            entry(label).math = math
+            entry(label).math, entry(label).place = math, len(ledger)
     for path in sorted((root / "src").rglob("*.py")):
         module = ".".join(path.relative_to(root / "src").with_suffix("").parts)
         for name, node in definitions(ast.parse(path.read_text(encoding="utf-8"))):
@@ -211,7 +212,7 @@ def coverage(entries: Iterable[Entry]) -> Coverage:
 def page(ledger: dict[str, Entry]) -> str:
     """The website's ledger page, in MyST Markdown: every equation that a chapter states, rendered, by chapter."""
     by_chapter: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in ledger.values():
+    for entry in sorted(ledger.values(), key=lambda entry: entry.place):
         for chapter in entry.chapters[:1]:
             by_chapter[chapter].append(entry)
     lines = [
@@ -219,7 +220,7 @@ def page(ledger: dict[str, Entry]) -> str:
         "",
         "Every displayed equation that states something is labelled, and a test checks it against a closed form, an",
         "enumeration, an automatic derivative, quadrature or another library. Definitions state nothing and need no",
-        "test. A claim without a function is used in the text and in its test, but no function of the library needs it.",
+        "test. A claim without a function serves the text: no function of the library needs it.",
         "",
         f"**{coverage(ledger.values())}.**",
         "",
@@ -237,9 +238,12 @@ def page(ledger: dict[str, Entry]) -> str:
 
 
 def named(chapter: str) -> str:
-    """ "06_ddpm/ddpm.md" as "06 ddpm"; an exercise sheet says so."""
-    name = Path(chapter).parent.name.replace("_", " ")
-    return f"{name}, exercises" if Path(chapter).stem.startswith("exercises") else name
+    """The title of a chapter, such as "06 · Denoising diffusion: DDPM"; the path where there is no text."""
+    path = ROOT / "chapters" / chapter
+    titles = re.findall(
+        r"^# (.+)$", CODE.sub("", path.read_text(encoding="utf-8")) if path.exists() else "", re.MULTILINE
+    )
+    return titles[0] if titles else chapter
 
 
 def shown(entry: Entry) -> list[str]:
@@ -247,17 +251,17 @@ def shown(entry: Entry) -> list[str]:
     chapter = Path("chapters", entry.chapters[0]).as_posix()
     functions = ", ".join(f"{{py:obj}}`{name.removeprefix('gmbook.')} <{public(name)}>`" for name in entry.functions)
     tests = ", ".join(f"[{test.rpartition('::')[2].removeprefix('tests/')}](#{target(test)})" for test in entry.tests)
-    kind = "definition" if entry.is_definition else "tested by " + (tests or "nothing yet")
+    kind = ["definition"] * entry.is_definition + [f"tested by {tests}"] * bool(tests)
     return [
         "::::{div} gm-entry",
         f"({'ledger-' + entry.label})=",
-        f"{{eq}}`{entry.label}` **{entry.label}**, [chapter {named(entry.chapters[0])}]({chapter})",
+        f"{{eq}}`{entry.label}` **{entry.label}** in [{named(entry.chapters[0])}]({chapter})",
         "",
         "$$",
         entry.math,
         "$$",
         "",
-        (f"{functions}: " if functions else "") + kind,
+        (f"{functions}: " if functions else "") + ", ".join(kind or ["no test yet"]),
         "::::",
         "",
     ]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "book" / "papers.toml"
-LANES = ("latents", "flows", "diffusion", "matching", "mixed", "tokens")
-WIDE, HIGH, GAP_X, GAP_Y, LEFT, TOP = 132, 38, 16, 14, 46, 10  # of a node, between nodes, and around them, in pixels
+LANES = 6  # columns: latents, exact flows, diffusion, matching, its heirs and tokens of images, tokens of text
+WIDE, HIGH, GAP_X, GAP_Y, LEFT, TOP = 112, 36, 16, 13, 46, 2  # of a node, between nodes, and around them, in pixels
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,21 @@ def places(papers: dict[str, Paper]) -> tuple[dict[str, tuple[int, int]], dict[i
     return corners, years
 
 
-def lines(name: str, most: int = 17) -> list[str]:
-    """A name in one or two lines, for a node."""
-    if len(name) <= most:
-        return [name]
-    first, _, rest = name.partition(" ")
-    return [first, rest]
+def lines(words: str, most: int = 14) -> list[str]:
+    """A name in one or two lines that fit into a node: broken at the space nearest to its middle."""
+    spaces = [i for i, letter in enumerate(words) if letter == " "]
+    if len(words) <= most or not spaces:
+        return [words]
+    middle = min(spaces, key=lambda i: abs(i - len(words) / 2))
+    return [words[:middle], words[middle + 1 :]]
 
 
 def edge(older: str, newer: str, corners: dict[str, tuple[int, int]]) -> str:
     """The curve from the foot of the older node to the head of the newer; beside both if they are one below another."""
     (x1, y1), (x2, y2) = corners[older], corners[newer]
+    if y2 < y1 + HIGH:  # of one row: from side to side
+        start, end = (x1 + WIDE, y1 + HIGH // 2), (x2, y2 + HIGH // 2)
+        return f'<path d="M{start[0]} {start[1]}L{end[0]} {end[1]}" data-older="{older}" data-newer="{newer}"/>'
     start, end = (x1 + WIDE // 2, y1 + HIGH), (x2 + WIDE // 2, y2)
     if x1 == x2 and y2 - y1 > HIGH + GAP_Y:  # others lie between: go round them, through the gap on the left
         start, end, side = (x1, y1 + HIGH // 2), (x2, y2 + HIGH // 2), x1 - GAP_X
@@ -113,11 +117,11 @@ def edge(older: str, newer: str, corners: dict[str, tuple[int, int]]) -> str:
 
 def node(paper: Paper, family: Family, corner: tuple[int, int], link: str) -> str:
     """A rounded box with the paper's name, as a link; systems around the eighteen papers have a dashed frame."""
-    (x, y), words = corner, lines(paper.name)
-    if paper.number:
-        words[0] = f"{paper.number} {words[0]}"
+    (x, y), words = corner, lines(f"{paper.number} {paper.name}".strip())
     at = y + HIGH // 2 + 4 - 7 * (len(words) - 1)
-    spans = "".join(f'<tspan x="{x + WIDE // 2}" y="{at + 14 * i}">{html.escape(w)}</tspan>' for i, w in enumerate(words))
+    spans = "".join(
+        f'<tspan x="{x + WIDE // 2}" y="{at + 14 * i}">{html.escape(w)}</tspan>' for i, w in enumerate(words)
+    )
     kind = "chapter" if paper.number else "system"
     year, month = paper.month
     title = html.escape(f"{paper.name}, {year}-{month:02}. {paper.claim}")
@@ -132,7 +136,7 @@ def drawn(root: Path = ROOT) -> str:
     """The map as a figure in HTML: legend, SVG, caption. A node leads to its chapter, or else to the time line."""
     families, papers = read()
     corners, years = places(papers)
-    width = LEFT + len(LANES) * (WIDE + GAP_X)
+    width = LEFT + LANES * (WIDE + GAP_X)
     height = max(bottom for _, bottom in years.values()) + TOP
     rules = "".join(
         f'<line x1="0" x2="{width}" y1="{top}" y2="{top}"/><text x="0" y="{top + 16}">{year}</text>'
@@ -151,8 +155,8 @@ def drawn(root: Path = ROOT) -> str:
         f'<div class="gm-scroll" tabindex="0" role="group" aria-label="Map of the papers; the time line below says the '
         f'same in words"><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f'<g class="gm-years" aria-hidden="true">{rules}</g><g class="gm-edges" aria-hidden="true">{edges}</g>'
-        f"{nodes}</svg></div><figcaption>Who builds on whom, from top to bottom. Numbered boxes are the eighteen papers "
-        "of the book; dashed ones are systems between and after them. A box leads to its chapter where there is one, "
+        f"{nodes}</svg></div><figcaption>Who builds on whom, from top to bottom. Numbered boxes are the eighteen "
+        "papers of the book; dashed ones are systems between and after them. A box leads to its chapter where there is one, "
         "and to the time line otherwise. Point at a box to see its own lines.</figcaption></figure>"
     )
 

@@ -55,10 +55,20 @@ def api_pages(source: Path = SOURCE) -> dict[Path, str]:
         "# API reference",
         "",
         "From the docstrings. A label in parentheses, such as `(ddpm-posterior)`, is that of an equation, and leads to",
-        "its entry in [the ledger](../ledger.md). Where a page says \"the paper\", the top of the page names it.",
+        'its entry in [the ledger](../ledger.md). Where a page says "the paper", the top of the page names it.',
     ]
     for room, names in rooms.items():
-        lines += ["", f"## gmbook.{room}" if room else "## gmbook", "", "```{toctree}", ":hidden:", "", *names, "```", ""]
+        lines += [
+            "",
+            f"## gmbook.{room}" if room else "## gmbook",
+            "",
+            "```{toctree}",
+            ":hidden:",
+            "",
+            *names,
+            "```",
+            "",
+        ]
         lines += [f"- [{name.removeprefix('gmbook.')}]({name}.md): {tame(summaries[name])}" for name in names]
     pages = {Path("api/index.md"): "\n".join(lines) + "\n"}
     return pages | {Path("api", f"{name}.md"): module_page(name) for name in summaries}
@@ -136,13 +146,14 @@ def source_page(path: Path) -> str:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test"):
             starts.append((node.name, min([node.lineno, *(d.lineno for d in node.decorator_list)])))
     starts.append(("", len(rows) + 1))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=2))  # longer than any in the file
     parts = ["---\norphan: true\nnosearch: true\n---\n", f"({target(name)})=\n# {name.removeprefix('tests/')}\n"]
     for (test, first), (_, beyond) in zip(starts, starts[1:]):
         if test:
             parts.append(f"({target(f'{name}::{test}')})=\n## {test}\n")
         code = "\n".join(rows[first - 1 : beyond - 1]).strip("\n")
         if code:
-            parts.append(f"`````python\n{code}\n`````\n")
+            parts.append(f"{fence}python\n{code}\n{fence}\n")
     return "\n".join(parts)
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-import shutil
 import sys
 import tomllib
 from pathlib import Path
+
+import nbformat
+from jupyter_cache import get_cache
 
 from tools import front, ledger, papers, reference
 
@@ -69,7 +71,9 @@ def contents(found: dict[Path, bytes]) -> str:
     chapters = [path for path in found if path.parts[0] == "chapters" and path.suffix == ".md"]
     chapters.sort(key=lambda path: (path.parent, path.stem.startswith("exercises"), path))
     placed = {name: group for group, names in PAGES.items() for name in names}
-    unplaced = [p.name for p in found if len(p.parts) == 1 and p.suffix == ".md" and p.name not in {*placed, "index.md"}]
+    unplaced = [
+        p.name for p in found if len(p.parts) == 1 and p.suffix == ".md" and p.name not in {*placed, "index.md"}
+    ]
     groups: dict[str, list[str]] = {"Begin": [], "Chapters": [path.as_posix() for path in chapters]}
     for group, names in PAGES.items():
         groups[group] = [name for name in names if Path(name) in found]
@@ -176,12 +180,25 @@ def lay_out() -> None:
             path.unlink()
 
 
-def place_notebooks() -> None:
-    """Put each chapter's executed notebook beside its page, for download."""
-    for path in (BUILD / "jupyter_execute" / "chapters").rglob("*.ipynb"):
+def place_notebooks() -> int:
+    """Put each chapter's notebook beside its page, for download, with the outputs of its run. How many have them.
+
+    MyST-NB keeps the notebooks that it has read, and the cache their outputs.
+    """
+    cache, executed = get_cache(BUILD / "executed"), 0
+    for path in sorted((BUILD / "jupyter_execute" / "chapters").rglob("*.ipynb")):
         page = HTML / path.relative_to(BUILD / "jupyter_execute")
-        if page.with_suffix(".html").exists():
-            shutil.copyfile(path, page)
+        if not page.with_suffix(".html").exists():
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            _, notebook = cache.merge_match_into_notebook(notebook)
+            executed += 1
+        except KeyError:
+            pass  # built without running
+        notebook.metadata.pop("source_map", None)
+        write(page, nbformat.writes(notebook).encode())
+    return executed
 
 
 def main() -> int:
@@ -190,11 +207,23 @@ def main() -> int:
 
     lay_out()
     code = sphinx(
-        ["-b", "html", "-W", "--keep-going", "-q", "-c", str(BOOK), "-d", str(BUILD / "doctrees"), str(SOURCE), str(HTML)]
+        [
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-c",
+            str(BOOK),
+            "-d",
+            str(BUILD / "doctrees"),
+            str(SOURCE),
+            str(HTML),
+        ]
     )
     print(f"Ledger: {ledger.coverage(ledger.collect().values())}")
     if code == 0:
-        place_notebooks()
+        print(f"Notebooks with outputs, for download: {place_notebooks()}")
         size = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
         print(f"The website is in {(HTML / 'index.html').relative_to(ROOT)} ({size:.1f} MB)")
     return code

@@ -14,3 +14,8 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+
+// From the disk a browser lets no script read another page: search results then come without their excerpts.
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}
