@@ -187,6 +187,12 @@ def test_docstrings_become_restructured_text():
     assert reference.restructured(text, {"ddpm-mean"}) == expected
 
 
+def test_a_sentence_of_one_letter_is_no_list():
+    text = "Args:\n    steps: T.\n    x: 3) is\n    shape: (L,)."
+    expected = text.replace("T.", "T\\.").replace("3)", "3\\)")
+    assert reference.restructured(text, set()) == expected
+
+
 def test_an_indented_block_is_code_outside_the_sections():
     text = "So:\n\n    x = 1\n\nArgs:\n    x: a number,\n\n        or two."
     assert reference.restructured(text, set()) == text.replace("    x = 1", "::\n\n    x = 1")

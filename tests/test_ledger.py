@@ -73,7 +73,7 @@ def test_the_page_shows_every_stated_equation():
     assert "1 claims, 1 of them tested, 1 named by the function" in page
     assert "(ledger-vae-bound)=" in page and "{eq}`vae-bound`" in page and "\n$$\na\n$$\n" in page
     assert "{py:obj}`papers.vae.VAE._elbo <gmbook.papers.vae.VAE>`" in page
-    assert "[test_a](#test-papers-test-t-test-a)" in page
+    assert "[test_<wbr>a](#test-papers-test-t-test-a)" in page
     assert "vae-later" not in page
 
 

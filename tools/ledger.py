@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.reference import target
+from tools.reference import breakable, target
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -250,7 +250,7 @@ def shown(entry: Entry) -> list[str]:
     """One equation's entry, in MyST Markdown: number and label, the equation, its functions, its tests."""
     chapter = Path("chapters", entry.chapters[0]).as_posix()
     functions = ", ".join(f"{{py:obj}}`{name.removeprefix('gmbook.')} <{public(name)}>`" for name in entry.functions)
-    tests = ", ".join(f"[{test.rpartition('::')[2].removeprefix('tests/')}](#{target(test)})" for test in entry.tests)
+    tests = ", ".join(f"[{breakable(test.rpartition('::')[2])}](#{target(test)})" for test in entry.tests)
     kind = ["definition"] * entry.is_definition + [f"tested by {tests}"] * bool(tests)
     return [
         "::::{div} gm-entry",

@@ -156,8 +156,8 @@ def drawn(root: Path = ROOT) -> str:
         f'same in words"><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f'<g class="gm-years" aria-hidden="true">{rules}</g><g class="gm-edges" aria-hidden="true">{edges}</g>'
         f"{nodes}</svg></div><figcaption>Who builds on whom, from top to bottom. Numbered boxes are the eighteen "
-        "papers of the book; dashed ones are systems between and after them. A box leads to its chapter where there is one, "
-        "and to the time line otherwise. Point at a box to see its own lines.</figcaption></figure>"
+        "papers of the book; dashed ones are systems between and after them. A box leads to its chapter where there is "
+        "one, and to the time line otherwise. Point at a box to see its own lines.</figcaption></figure>"
     )
 
 

@@ -83,6 +83,8 @@ def tame(text: str) -> str:
 PIECES = re.compile(
     r"(?P<code>``?[^`]+``?)|(?P<bold>\*\*[^*\n]+\*\*)|(?P<emphasis>(?<![\w*])\*[^\s*][^*\n]*?(?<!\s)\*(?![\w*]))|(?P<mark>[\\*|`]|(?<=\w)_(?!\w))"
 )
+# "steps: T." is a sentence of one letter, not the beginning of a list.
+ENUMERATOR = re.compile(r"^([ \t]*(?:\w+: )?)([A-Za-z]|\d{1,3}|[ivxlc]{1,5})([.)])(?=\s|$)", re.MULTILINE)
 LABELS = re.compile(r"\(((?:[a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?:, [a-z][a-z0-9]*(?:-[a-z0-9]+)+)*)\)")
 
 
@@ -109,7 +111,8 @@ def restructured(docstring: str, labels: set[str]) -> str:
         return "(" + ", ".join(f":ref:`{name} <ledger-{name}>`" for name in names) + ")"
 
     docstring = "\n".join(spaced(docstring.split("\n")))
-    return LABELS.sub(linked, PIECES.sub(piece, docstring))
+    marked = ENUMERATOR.sub(r"\1\2\\\3", PIECES.sub(piece, docstring))
+    return LABELS.sub(linked, marked)
 
 
 def spaced(lines: list[str]) -> Iterator[str]:
@@ -135,6 +138,11 @@ def spaced(lines: list[str]) -> Iterator[str]:
 def target(test: str) -> str:
     """The label of a test's source on its page: "tests/core/test_paths.py::test_x" -> "test-core-test-paths-test-x"."""
     return "test-" + re.sub(r"[^a-z0-9]+", "-", test.lower().removeprefix("tests/").replace(".py", "")).strip("-")
+
+
+def breakable(name: str) -> str:
+    """A long name within Markdown that a line may break after any underscore."""
+    return name.replace("_", "_<wbr>")
 
 
 def source_page(path: Path) -> str:

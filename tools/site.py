@@ -113,7 +113,11 @@ def with_chapters(text: str) -> str:
 
 def with_tests(text: str) -> str:
     """The errata, each test that is named a link to its source."""
-    return re.sub(r"`(tests/[\w/]+\.py::(\w+))`", lambda match: f"[{match[2]}](#{reference.target(match[1])})", text)
+    return re.sub(
+        r"`(tests/[\w/]+\.py::(\w+))`",
+        lambda match: f"[{reference.breakable(match[2])}](#{reference.target(match[1])})",
+        text,
+    )
 
 
 def with_counts(text: str) -> str:
