@@ -85,6 +85,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": True,
     "home_page_in_toc": True,
+    "max_navbar_depth": 1,  # the modules of the API reference are listed on its own page
     "navbar_persistent": [],  # the search field stands in the sidebar
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

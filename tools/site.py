@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -209,27 +211,17 @@ def main() -> int:
     """Lay out and build, warnings as errors."""
     from sphinx.cmd.build import main as sphinx
 
+    began = time.time()
     lay_out()
-    code = sphinx(
-        [
-            "-b",
-            "html",
-            "-W",
-            "--keep-going",
-            "-q",
-            "-c",
-            str(BOOK),
-            "-d",
-            str(BUILD / "doctrees"),
-            str(SOURCE),
-            str(HTML),
-        ]
-    )
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(BOOK), "-d", str(BUILD / "doctrees")]
+    code = sphinx([*options, str(SOURCE), str(HTML)])
     print(f"Ledger: {ledger.coverage(ledger.collect().values())}")
     if code == 0:
         print(f"Notebooks with outputs, for download: {place_notebooks()}")
         size = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
         print(f"The website is in {(HTML / 'index.html').relative_to(ROOT)} ({size:.1f} MB)")
+        (BUILD / "built").touch()
+        os.utime(BUILD / "built", (began, began))  # tests/site asks whether a source is newer
     return code
 
 

@@ -27,9 +27,9 @@ FLAGS = (
 
 def lacking() -> str:
     """Why the site cannot be tested; empty if it can."""
-    if not (HTML / "index.html").exists():
+    if not (HTML.parent / "built").exists():
         return "the website is not built: run `make book`"
-    built = (HTML / "index.html").stat().st_mtime
+    built = (HTML.parent / "built").stat().st_mtime  # the beginning of the last build that succeeded
     for folder, pattern in SOURCES:
         for path in (ROOT / folder).rglob(pattern):
             inside = path.is_file() and not {"_build", "__pycache__", "site"} & set(path.parts[len(ROOT.parts) :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -105,6 +106,8 @@ def test_chapter_has_its_notebook_and_neighbours(html, text):
     assert cells and all(cell["execution_count"] for cell in cells)
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
     assert page.with_suffix(".ipynb").name in read(page).links
+    card = page.read_text(encoding="utf-8").partition("<h2>")[0]
+    assert re.search(r"<strong>Running time\.</strong> [^<]*\d+ (s|seconds)\b", card), "the card gives no measured time"
     assert {"left-prev", "right-next", "gm-have"} <= read(page).classes
 
 
