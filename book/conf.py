@@ -119,6 +119,8 @@ def number_figures(app, env):
 def how_to_have(page: str, up: str) -> str:
     """The line below a chapter's title: the notebook with its outputs, JupyterLab, and what runs elsewhere."""
     name = page.rpartition("/")[2]
+    if name.startswith("exercises"):
+        return f'<p class="gm-have"><a href="{name}.ipynb" download>Notebook with blanks (.ipynb)</a></p>'
     parts = [
         f'<a href="{name}.ipynb" download>Executed notebook (.ipynb)</a>',
         f'<span><a href="{up}read.html#in-jupyterlab">In JupyterLab</a>: <code>make lab</code>, then '

@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 from jupyter_cache import get_cache
 
+from gmbook.course import sheets
 from tools import front, ledger, papers, reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,8 @@ def sources() -> dict[Path, bytes]:
         hidden = any(part.startswith(".") for part in path.parts)
         if path.is_file() and not hidden and path.suffix not in NOT_COPIED:
             found[path.relative_to(ROOT)] = path.read_bytes()
+            if path.name == "exercises.md":  # readers of the site get the blanks, not the solutions
+                found[path.relative_to(ROOT)] = sheets.page(path.read_text(encoding="utf-8")).encode()
     written = {"ledger.md": ledger.page(ledger.collect()), "timeline.md": papers.timeline()}
     written |= {path.as_posix(): text for path, text in {**reference.api_pages(), **reference.source_pages()}.items()}
     found |= {Path(path): text.encode() for path, text in written.items()}
