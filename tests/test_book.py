@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools import papers, reference
+from tools import papers, reference, site
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -214,3 +214,37 @@ def test_a_tests_source_is_whole():
     code = "".join(code for _, code in re.findall(r"^(`{3,})python\n(.*?)^\1$", page, re.DOTALL | re.MULTILINE))
     assert code.split() == path.read_text(encoding="utf-8").split()
     assert f"({reference.target('tests/test_book.py::test_glossary')})=\n## test_glossary" in page
+
+
+# --------------------------------------------------------------------------------------- what the site puts into pages
+
+
+def test_the_table_of_contents_has_a_place_for_every_page():
+    """Chapters before their exercises; the results page where it exists; a page that nobody placed comes last."""
+    names = ["index.md", "ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
+    names += ["chapters/06_ddpm/exercises.md", "chapters/06_ddpm/ddpm.md", "chapters/01_vae/vae.md"]
+    listed = site.contents({Path(name): b"" for name in names})
+    order = [line for line in listed.splitlines() if line.endswith(".md")]
+    assert order[:3] == ["chapters/01_vae/vae.md", "chapters/06_ddpm/ddpm.md", "chapters/06_ddpm/exercises.md"]
+    assert order[3:] == ["ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
+
+
+def test_a_term_is_linked_to_its_chapter_once_that_is_written():
+    row = "| score | 分数 | The gradient. | `{}` |"
+    assert site.with_chapters(row.format("ddpm")).endswith("| [06 · DDPM](chapters/06_ddpm/ddpm.md) |")
+    assert site.with_chapters(row.format("language")).endswith("(chapters/00_language/language.md) |")
+    planned = [paper for paper in papers.read()[1].values() if paper.chapter and not paper.text()]
+    for paper in planned:
+        name = paper.chapter.partition("_")[2]
+        assert site.with_chapters(row.format(name)).endswith(f"| {paper.number} · {paper.name} |")
+
+
+def test_a_page_that_loses_its_mark_stops_the_build():
+    with pytest.raises(SystemExit, match="<!-- map -->"):
+        site.replaced("# gmbook", "<!-- map -->", "a map")
+
+
+def test_the_errata_lead_to_the_sources_of_their_tests():
+    page = site.with_tests((BOOK / "errata.md").read_text(encoding="utf-8"))
+    assert "`tests/" not in page
+    assert "[test_<wbr>temperature](#test-papers-test-glow-test-temperature)" in page
