@@ -187,6 +187,10 @@ def lay_out() -> None:
     for path in SOURCE.rglob("*"):
         if path.is_file() and path.relative_to(SOURCE) not in found:
             path.unlink()
+    for folder in ("api", "chapters", "tests"):  # Sphinx leaves the pages of what is gone
+        for path in (HTML / folder).rglob("*"):
+            if path.is_file() and path.relative_to(HTML).with_suffix(".md") not in found:
+                path.unlink()
 
 
 def place_notebooks() -> int:
