@@ -44,7 +44,6 @@ if (SOURCE / "references.bib").exists():
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-myst_dmath_double_inline = True  # $$ ... $$ within a paragraph is displayed, as in JupyterLab
 numfig = True
 math_numfig = False  # equations are numbered within their chapter, below
 math_number_all = False
