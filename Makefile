@@ -12,6 +12,7 @@ KEY := $(shell cat pyproject.toml requirements.lock tools/jupyterlab.json | cksu
 READY := $(VENV)/.ready-$(KEY)
 PEERS := $(VENV)/.peers-$(KEY)
 SITE := $(VENV)/.site-$(KEY)
+COURSE := $(VENV)/.course-$(KEY)
 NOTEBOOKS = $(wildcard chapters/*/*.ipynb)
 
 # Two processes side by side with two OpenMP threads each are seventy times slower than with one.
@@ -22,7 +23,7 @@ export GOMP_SPINCOUNT ?= 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup peers lab test test-unit test-chapters check format sync book test-site bench race doctor clean
+.PHONY: help setup peers course lab test test-unit test-chapters check format sync book test-site bench race doctor clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,9 +49,15 @@ $(SITE): $(READY)
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[site]'
 	@rm -f $(VENV)/.site-* && touch $@
 
+$(COURSE): $(READY)
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[course]'
+	@rm -f $(VENV)/.course-* && touch $@
+
 setup: $(READY)  ## make the virtual environment
 
 peers: $(PEERS)  ## install the libraries that tests and benchmarks compare with
+
+course: $(COURSE)  ## install nbgrader, with which the exercise sheets work too
 
 lab: $(READY)  ## open JupyterLab in chapters/ (without a browser: LABFLAGS=--no-browser)
 	@cd chapters && env -u OMP_NUM_THREADS "$(abspath $(BIN))/jupyter" lab $(LABFLAGS)
