@@ -19,6 +19,7 @@ DOORS = {
     "papers": {"core", "papers"},  # and networks, where the architecture is the paper
     "lab": {"core", "networks", "lab"},
     "experiments": {"core", "networks", "papers", "lab", "experiments"},
+    "course": {"core", "networks", "papers", "lab", "course"},
 }
 ARCHITECTURE_IS_THE_PAPER = {"glow.py", "mar.py", "dc_ae.py"}
 THIRD_PARTY = {"core": {"torch"}, "networks": {"torch"}}

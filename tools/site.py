@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from gmbook.course import sheets
 from tools import ledger
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,8 @@ def sources() -> dict[Path, bytes]:
         hidden = any(part.startswith(".") for part in path.parts)
         if path.is_file() and not hidden and path.suffix not in NOT_COPIED:
             found[path.relative_to(ROOT)] = path.read_bytes()
+            if path.name == "exercises.md":  # readers of the site get the blanks, not the solutions
+                found[path.relative_to(ROOT)] = sheets.page(path.read_text(encoding="utf-8")).encode()
     index = found[Path("index.md")].decode()
     found[Path("index.md")] = (index + contents(found)).encode()
     found[Path("ledger.md")] = ledger.page(ledger.collect()).encode()

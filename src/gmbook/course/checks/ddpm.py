@@ -1,0 +1,187 @@
+"""Checks of the exercises of chapter 06, denoising diffusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmbook.core.denoiser import Truth
+from gmbook.core.paths import TablePath
+from gmbook.course.kit import (
+    Wrong,
+    agree,
+    exercise,
+    gradient,
+    hold,
+    mean_is,
+    numbers,
+    samples,
+    uncorrelated,
+    variance_is,
+    whole,
+)
+from gmbook.lab import toys
+from gmbook.papers.ddpm import linear_betas
+
+
+def random_betas(steps: int) -> Tensor:
+    """A table β_1..β_T of large, uneven steps, so that formulas which nearly agree do not: (T,)."""
+    return 0.05 + 0.5 * torch.rand(steps)
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, …), to multiply `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@exercise(points=1, stars=1, kind="derive")
+def steps_to_noise(answer: Any) -> None:
+    """steps_to_noise(beta, snr) -> int: with β_i = beta for all i, the first i at which ᾱ_i/(1 − ᾱ_i) ≤ snr.
+
+    Looked at by running the chain's mean and variance, step by step.
+    """
+    for _ in range(12):
+        beta, snr = 10 ** (-2.5 * torch.rand(()).item() - 0.5), 10 ** (1 - 3 * torch.rand(()).item())
+        mean, variance, step = 1.0, 0.0, 0
+        while step == 0 or mean**2 > snr * variance:
+            mean, variance, step = (1 - beta) ** 0.5 * mean, (1 - beta) * variance + beta, step + 1
+        got = whole(answer(beta, snr), "the number of steps")
+        hold(abs(got - step) != 1, f"For beta = {beta:.4g}, snr = {snr:.4g} it is off by one.")
+        hold(got > step / 3, "Far too few steps. Does the signal's variance or its standard deviation fall by 1 − β?")
+        hold(got < 3 * step, "Far too many steps. Which of the two variances is compared with which?")
+        hold(got == step, f"For beta = {beta:.4g}, snr = {snr:.4g} the chain reaches the ratio at another step.")
+
+
+@exercise(points=2, stars=2, kind="derive")
+def bridge(answer: Any) -> None:
+    """bridge(before, now) -> (w_0, w_i, variance): q(x_j | x_i, x_0) = N(w_0 x_0 + w_i x_i, variance I) for j < i.
+
+    `before` and `now` are ᾱ_j and ᾱ_i. Looked at by conditioning the joint Gaussian of (x_j, x_i).
+    """
+    for _ in range(5):
+        betas = random_betas(6)
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        noise = torch.linalg.solve_triangular(  # x_1..x_6 = (signal of x_0) + noise z, from the chain alone
+            torch.eye(6) - torch.diag((1 - betas[1:]).sqrt(), -1), torch.diag(betas.sqrt()), upper=False
+        )
+        covariance, j, i = noise @ noise.T, 1 + int(torch.randint(3, ())), 5
+        slope = covariance[j, i] / covariance[i, i]
+        start = alpha_bar[j].sqrt() - slope * alpha_bar[i].sqrt()
+        want = torch.stack([start, slope, covariance[j, j] - slope * covariance[i, j]])
+        got = numbers(answer(alpha_bar[j].clone(), alpha_bar[i].clone()), (3,), "the answer (w_0, w_i, variance)")
+        agree(got[1], want[1], "the weight of x_i", hints={"It is the weight of x_0: see the order.": want[0]})
+        agree(got[0], want[0], "the weight of x_0")
+        agree(got[2], want[2], "the variance", hints={"It looks like the standard deviation.": want[2].sqrt()})
+
+
+class Probe:
+    """A network a·x + b·i + c that remembers what it was given, with parameters that a gradient must reach."""
+
+    def __init__(self) -> None:
+        self.weights = torch.randn(3).requires_grad_()
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, x: Tensor, i: Tensor) -> Tensor:
+        """Its output for x (B, *S) and i (B,), like x."""
+        if not isinstance(i, Tensor) or i.shape != x.shape[:1]:
+            raise Wrong("The network is called as net(x, i), with one step i for each point: x (B, *S), i (B,).")
+        self.calls.append((x.detach(), i.detach()))
+        a, b, c = self.weights
+        return a * x + b * column(i.to(x.dtype), x) + c
+
+
+@exercise(points=3, stars=2, kind="code")
+def simple_loss(answer: Any) -> None:
+    """simple_loss(net, x0, alpha_bar) -> (): L_simple of a batch x0 (B, *S), for a network net(x (B, *S), i (B,)).
+
+    `alpha_bar` is (T + 1,), with ᾱ_0 = 1 first. Looked at through a network that remembers what it was given.
+    """
+    alpha_bar = torch.cat([torch.ones(1), torch.cumprod(1 - random_betas(4), 0)])
+    net, x0 = Probe(), 1.5 + torch.rand(40_000, 1, 2)
+    loss = numbers(answer(net, x0, alpha_bar), (), "the loss")
+    hold(len(net.calls) == 1, f"One call of the network is enough, yours makes {len(net.calls)}.")
+    x, i = net.calls[0]
+    hold(
+        x.shape == x0.shape, f"The network is given {tuple(x.shape)} where x_i has the shape of x_0, {tuple(x0.shape)}."
+    )
+    hold(not i.is_floating_point() and bool((i == i.round()).all()), "The network's i must be whole steps, int64.")
+    hold(len(i.unique()) > 1, "All points of the batch have the same step: draw one for each.")
+    hold(i.min() >= 1, "Step 0 is drawn, at which there is no noise at all: steps are 1..T.")
+    hold(i.max() <= 4, "A step beyond T is drawn: steps are 1..T, and alpha_bar has T + 1 entries.")
+    hold(i.max() == 4, "Step T is never drawn.")
+    share = torch.stack([(i == step).double() for step in range(1, 5)], 1)
+    mean_is(share, 0.25, "How often each step is drawn")
+    kept = column(alpha_bar[i], x0)
+    scaled = (x - kept.sqrt() * x0).flatten(1)  # should be √(1 − ᾱ_i) ε
+    for step in range(1, 5):
+        mean_is(scaled[i == step], 0.0, f"x_{step} minus its share of x_0")
+        variance_is(scaled[i == step], 1 - alpha_bar[step], f"The noise in x_{step}")
+    uncorrelated(scaled / (1 - kept).flatten(1).sqrt(), "The noise in x_i")
+    output = net(x, i)
+    error = output - (scaled.reshape(x.shape) / (1 - kept).sqrt())
+    hints = {"A mean over the batch and over dimensions is due, not a sum.": error.square().sum(),
+             "A mean over dimensions is due as well, not only over the batch.": error.square().sum() / len(x0),
+             "It is the root of the mean square.": error.square().mean().sqrt(),
+             "The network is compared with x_0, not with the noise.": (output - x0).square().mean(),
+             "It is the mean absolute error.": error.abs().mean()}  # fmt: skip
+    agree(loss, error.square().mean(), "the loss", hints=hints)
+    slope = gradient(loss, net.weights, "the network's parameters")
+    agree(slope, gradient(error.square().mean(), net.weights, "them"), "the gradient with respect to the network")
+
+
+@exercise(points=3, stars=3, kind="diagnose")
+def repaired(answer: Any) -> None:
+    """repaired(net, x, betas) -> x_0: Algorithm 2 from x_T = x (B, D), with σ_i² = β_i, for net(x, i), i in 1..T.
+
+    For a linear network every x_i is Gaussian: its mean and variance are carried through the chain by hand.
+    """
+    for steps in (1, 2, 5):
+        betas, slopes = random_betas(steps), torch.randn(steps)
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        asked: list[int] = []
+
+        def net(x: Tensor, i: Tensor | int, slopes: Tensor = slopes, asked: list[int] = asked) -> Tensor:
+            steps = torch.as_tensor(i).reshape(-1)
+            hold(len(steps.unique()) == 1, "All points of a batch are at the same step.")
+            hold(1 <= steps[0] <= len(slopes), f"The network is asked about step {int(steps[0])}: steps are 1..T.")
+            asked.append(int(steps[0]))
+            return slopes[asked[-1] - 1] * x
+
+        start = torch.tensor([[2.0, -1.0]])
+        got = samples(answer(net, start.repeat(20_000, 1), betas.clone()), (20_000, 2), "x_0")
+        hold(asked == list(range(steps, 0, -1)), f"With T = {steps} the network is asked about the steps {asked}.")
+        factor, variance = torch.ones(()), torch.zeros(())
+        for i in reversed(range(steps)):  # x ← k x + σ z, with no noise in the last step
+            shrink = (1 - betas[i] / (1 - alpha_bar[i]).sqrt() * slopes[i]) / (1 - betas[i]).sqrt()
+            factor, variance = factor * shrink, variance * shrink**2 + (betas[i] if i else 0.0)
+        if steps == 1:
+            hold(got.std(0).max() < 1e-9, "With T = 1 the only step is the last, and x_0 still has noise in it.")
+        where = f"x_0 with T = {steps} and a linear network"
+        mean_is(got, factor * start[0], where)
+        variance_is(got, variance, where)
+        uncorrelated(got, where)
+
+
+@exercise(points=3, stars=2, kind="experiment")
+def denoise(answer: Any) -> None:
+    """denoise(x (B, 2), i (B,)) -> (B, 2): the noise in x_i for the moons, T = 100, with an excess loss below 0.02.
+
+    The excess over the least possible loss is exact: the mean square distance from E[ε | x_i], which is known.
+    """
+    law, path, steps = toys.moons(), TablePath(linear_betas(100)), 100
+    i = torch.randint(1, steps + 1, (20_000,))
+    x = path.interpolate(law.sample(len(i)), torch.randn(len(i), 2), i.double() / steps)
+    got = samples(answer(x, i), (len(i), 2), "the estimate")
+    right = Truth(law, path, "eps")(x, i.double() / steps).double()
+    excess = (got - right).square().mean(1)
+    total = excess.mean().item()
+    if total < 0.02:
+        return
+    late = excess[i > 50].mean() / excess[i <= 50].mean()
+    where = (
+        "most of it at the first" if late < 0.5 else "most of it at the last" if late > 2 else "much the same at all"
+    )
+    flipped = " With its sign turned it would be nearer." if (got + right).square().mean() < total else ""
+    raise Wrong(f"The excess loss is {total:.3f}, not below 0.02; {where} steps.{flipped}")
