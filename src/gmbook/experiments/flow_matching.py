@@ -174,7 +174,7 @@ EXPERIMENTS = (
         compile=True,
     ),
     experiment(
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 4500, 64, LAPTOP, 0.998),
+        *("cifar10", "laptop", cifar10_model, data.cifar10, 3500, 64, LAPTOP, 0.998),
         evaluate=evaluate_cifar10,
         flip=True,
     ),
