@@ -35,7 +35,7 @@ $(VENV)/bin/python:
 
 $(READY): $(VENV)/bin/python
 	@echo "Setting up $(VENV) (once, a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev,book]'
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev,book,features]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
 $(PEERS): $(READY)
