@@ -48,6 +48,8 @@ def test_a_model_that_knows_nothing_pays_log_27(paper):
     report = experiment.evaluate(experiment.model().eval(), 20)
     (value,) = (value for name, value in report.items() if name.startswith("bits per letter"))
     assert value == pytest.approx(math.log2(27), abs=1e-5) and report["its standard error"] < 1e-6
+    assert 4 < report["baseline, letter frequencies: bits per letter"] < math.log2(27)
+    assert 2 < report["baseline, 5-grams: bits per letter"] < 3
     assert report["text"].startswith("this book's prose") and "20 test windows of 64" in report["protocol"]
     assert 0.5 < report["the same for test windows"] <= 1
     assert [len(line) for line in report["samples"]] == [64] * 3
@@ -62,6 +64,18 @@ def test_the_bound_of_an_ideal_network_is_its_exact_bits():
     difference = estimate - truth
     assert abs(difference.mean()) < 4 * difference.std() / 300**0.5
     assert difference.std() < truth.std()  # an estimate per window, not only on average
+
+
+def test_counted_letters_pay_the_entropy_of_their_law():
+    """Of a text drawn from a Markov chain: alone the letters cost their stationary entropy, as 5-grams the chain's."""
+    torch.manual_seed(1)
+    line, new = CHAIN.sample(8000, 100), CHAIN.sample(300, 100)
+    text = data.TextSet(line.flatten().to(torch.uint8), "train", line.numel(), False)
+    found = mdlm.counted(text, new)
+    shares = torch.bincount(line.flatten()).double() / line.numel()
+    assert found["letter frequencies"] == pytest.approx(-(shares * shares.log2()).nansum().item(), abs=0.02)
+    exact = -CHAIN.log_prob(new).mean().item() / 100 / math.log(2)
+    assert exact < found["5-grams"] < exact + 0.3  # what 800 thousand letters do not tell of 27⁴ contexts
 
 
 def test_words_are_looked_up_whole():

@@ -24,6 +24,7 @@ from gmbook.core.model import Model
 from gmbook.experiments.base import Experiment, device
 from gmbook.lab import data, metrics, plots
 from gmbook.lab.batches import TextBatches
+from gmbook.lab.letters import LetterChain
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
 
@@ -91,6 +92,17 @@ def bits(nats: Nats, model: Model, windows: Tensor) -> Tensor:
     return metrics.bits_per_char(torch.cat(parts), windows.shape[1])
 
 
+def counted(text: data.TextSet, windows: Tensor) -> dict[str, float]:
+    """Bits per letter of windows (n, L) under letters that are counted in the text: alone, and after four others.
+
+    The 5-grams are smoothed towards 4-grams, these towards 3-grams, and so on. A model of more than neighbours must
+    beat them.
+    """
+    laws = {"letter frequencies": LetterChain.fit(text.tokens, 0), "5-grams": LetterChain.fit(text.tokens, 4)}
+    length = windows.shape[1]
+    return {name: metrics.bits_per_char(-law.log_prob(windows), length).mean().item() for name, law in laws.items()}
+
+
 def words_known(tokens: Tensor, text: data.TextSet) -> float:
     """The share of words in lines (n, L) that occur in the text, without the first and last of each line."""
     known = set(data.decode(text.tokens).split())
@@ -118,6 +130,7 @@ def evaluate(text: Callable[[str], data.TextSet], nats: Nats, what: str) -> Call
             "text": f"{test.name}, split 90/5/5 in order",
             f"bits per letter, {what}": found.mean().item(),
             "its standard error": (found.std() / len(found) ** 0.5).item(),
+            **{f"baseline, {name}: bits per letter": value for name, value in counted(train, windows).items()},
             "protocol": f"the first {len(windows)} test windows of {length} letters, each without what came before it",
             "share of sampled words that the training text has": words_known(drawn, train),
             "the same for test windows": words_known(windows[: len(drawn)], train),
