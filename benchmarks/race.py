@@ -3,9 +3,11 @@
     make race                         all races, one line per contestant
     python -m benchmarks.race glow    those whose name contains a word
 
-The contestants of a race take turns in one process, so that whatever else the machine does hits all of them alike; a
-line shows the median milliseconds and the median of the paired ratios to gmbook. Weights differ in their last digits
-of size only: the number of parameters is printed. Not part of the tests: times are of a machine, not of a program.
+The contestants of a race take turns in one process, each round beginning with another of them, so that whatever else
+the machine does hits all alike. A line shows the median milliseconds of processor time and the median of the paired
+ratios to gmbook. The number of parameters is printed. Contestants with a comma in their name are experiments: one of
+the two sides with one thing changed, to show where a difference comes from (README.md). Not part of the tests: times
+are of a machine, not of a program.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import ot
 import torch
 import zuko
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 from torchcfm.optimal_transport import OTPlanSampler
@@ -89,22 +90,32 @@ def flow_matching_step() -> dict[str, Contestant]:
         return (net(xt, t) - ut).square().mean()
 
     model = FlowMatching(TimeMLP(2, 256, 4, fourier=0), (2,))
-    return {"gmbook": ours(model, data), "torchcfm": theirs(net, loss)}
+    bare = FlowMatching(TimeMLP(2, 256, 4, fourier=0), (2,))
+    return {
+        "gmbook": ours(model, data),
+        "torchcfm": theirs(net, loss),
+        "gmbook, their loop": theirs(bare, lambda: bare.loss(data)),
+    }
+
+
+def net_of_relus(inputs: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers of 128 with ReLU, the peers' network."""
+    return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 def real_nvps() -> dict[str, nn.Module]:
-    """Eight affine couplings in 2-D, each with an MLP of two hidden layers of 128."""
-    make = lambda i, o: MLP(i, o, 128, 2)  # noqa: E731
+    """Eight affine couplings in 2-D, each with a network of two hidden layers of 128 ReLUs (nflows': residual)."""
     halves = [
         normflows.flows.AffineCouplingBlock(normflows.nets.MLP([1, 128, 128, 2], init_zeros=True)) for _ in range(8)
     ]
     swaps = [normflows.flows.Permute(2, mode="swap") for _ in range(8)]
     stack = [layer for pair in zip(halves, swaps) for layer in pair]
     return {
-        "gmbook": RealNVP.on_vectors(2, make, layers=8),
+        "gmbook": RealNVP.on_vectors(2, net_of_relus, layers=8),
         "normflows": normflows.NormalizingFlow(normflows.distributions.DiagGaussian(2), stack),
         "nflows": nflows.flows.realnvp.SimpleRealNVP(2, 128, 8, 1),
         "zuko": zuko.flows.RealNVP(2, transforms=8, hidden_features=(128, 128)),
+        "gmbook, SiLU": RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 128, 2), layers=8),  # the book's own network
     }
 
 
@@ -117,11 +128,13 @@ def log_probs(flows: dict[str, nn.Module]) -> dict[str, Callable[[Tensor], Tenso
 def realnvp_step() -> dict[str, Contestant]:
     """A training step of eight couplings, batch 1,024."""
     data, flows = torch.randn(1024, 2), real_nvps()
-    contestants = {"gmbook": ours(flows["gmbook"], data)}
-    for name, ask in log_probs(flows).items():
-        if name != "gmbook":
-            contestants[name] = theirs(flows[name], lambda ask=ask: -ask(data).mean())
-    return contestants
+    asked = log_probs(flows)
+
+    def step(name: str) -> Contestant:
+        mine = name.startswith("gmbook")
+        return ours(flows[name], data) if mine else theirs(flows[name], lambda: -asked[name](data).mean())
+
+    return {name: step(name) for name in flows}
 
 
 def realnvp_log_prob() -> dict[str, Contestant]:
@@ -138,8 +151,19 @@ def realnvp_sample() -> dict[str, Contestant]:
     return {name: Contestant(turn, size(flows[name])) for name, turn in draw.items()}
 
 
+class Field(nn.Module):
+    """A smooth field, an MLP of (x, t): with fast features of time the number of steps would be the features'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = MLP(3, 2, 64, 3)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.net(torch.cat([x, t[:, None]], 1))
+
+
 class PlainField(nn.Module):
-    """The same field as `TimeMLP`'s, as torchdiffeq's examples write it: state (x, log-det), trace by autograd."""
+    """The same field as torchdiffeq's examples write it: state (x, log-det), trace by autograd."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -156,20 +180,31 @@ class PlainField(nn.Module):
 def cnf_log_prob() -> dict[str, Contestant]:
     """log p of 512 points in 2-D, exact trace, dopri5 with tolerances of 1e-5, the same 3×64 MLP in all.
 
-    zuko multiplies the log-determinant by 0.01 where it measures the step's error (`trace_scale`): it takes fewer steps
-    and controls the error of the points, not of the likelihood.
+    zuko multiplies the log-determinant by 0.01 where it measures the step's error (`trace_scale`): it controls the
+    error of the points, not of the likelihood. Its second entry weighs both alike, as the others do.
     """
     torch.manual_seed(0)
-    data, net = torch.randn(512, 2), TimeMLP(2, 64, 3, fourier=0)
+    data, net = torch.randn(512, 2), Field()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2.0)  # a field that has something to do
     flow = FFJORD(net, (2,), rtol=1e-5, atol=1e-5).eval()
-    other = zuko.flows.CNF(2, hidden_features=(64, 64, 64), atol=1e-5, rtol=1e-5)
-    other.transform.f = lambda t, x, c=None: net(x, t.expand(len(x)), None)
     field, ends = PlainField(net), torch.tensor([0.0, 1.0])
     start = (data, torch.zeros(512))
+
+    def free_form(trace_scale: float) -> Tensor:
+        transform = zuko.transforms.FreeFormJacobianTransform(
+            lambda t, x: net(x, t.expand(len(x)), None), 0.0, 1.0, net.parameters(), atol=1e-5, rtol=1e-5
+        )
+        transform.trace_scale = trace_scale
+        z, log_det = transform.call_and_ladj(data)
+        return flow.base.log_prob(z) + log_det
+
     return {
         "gmbook": Contestant(lambda: flow.log_prob(data), size(flow)),
         "torchdiffeq": Contestant(lambda: odeint_adjoint(field, start, ends, rtol=1e-5, atol=1e-5), size(net)),
-        "zuko": Contestant(lambda: other().log_prob(data), size(other)),
+        "zuko": Contestant(lambda: free_form(0.01), size(net)),
+        "zuko, full trace": Contestant(lambda: free_form(1.0), size(net)),
     }
 
 
@@ -219,20 +254,32 @@ def ddim_50() -> dict[str, Contestant]:
     }
 
 
-def glow_step() -> dict[str, Contestant]:
-    """Two scales of four steps of flow on 3×16×16, width 64, batch 16, plain 1×1 convolutions by PLU."""
-    data = torch.rand(16, 3, 16, 16)
-    mine = Glow.on_images((3, 16, 16), scales=2, steps=4, width=64)
-    mine.levels = None  # real numbers in, as the other library has it
+def other_glow(net_actnorm: bool) -> nn.Module:
+    """normflows' Glow of two scales of four steps on 3×16×16, width 64."""
     merges, flows, bases = [], [], []
     for level, channels in enumerate((24, 12)):  # from noise to data: the deeper scale comes first
-        blocks = [normflows.flows.GlowBlock(channels, 64, split_mode="channel", scale=True) for _ in range(4)]
+        blocks = [
+            normflows.flows.GlowBlock(channels, 64, split_mode="channel", scale=True, net_actnorm=net_actnorm)
+            for _ in range(4)
+        ]
         flows.append([*blocks, normflows.flows.Squeeze()])
         bases.append(normflows.distributions.GlowBase((channels if level == 0 else channels // 2, *(4 << level,) * 2)))
         if level > 0:
             merges.append(normflows.flows.Merge())
-    other = normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
-    return {"gmbook": ours(mine, data), "normflows": theirs(other, lambda: other.forward_kld(data))}
+    return normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
+
+
+def glow_step() -> dict[str, Contestant]:
+    """Two scales of four steps of flow on 3×16×16, width 64, batch 16, 1×1 convolutions by PLU, actnorm in the nets."""
+    data = torch.rand(16, 3, 16, 16)
+    mine = Glow.on_images((3, 16, 16), scales=2, steps=4, width=64)
+    mine.levels = None  # real numbers in, as the other library has it
+    paper, plain = other_glow(net_actnorm=True), other_glow(net_actnorm=False)
+    return {
+        "gmbook": ours(mine, data),
+        "normflows": theirs(paper, lambda: paper.forward_kld(data)),
+        "normflows, plain nets": theirs(plain, lambda: plain.forward_kld(data)),  # its default; not the paper's
+    }
 
 
 class PlainMasked(nn.Module):
@@ -261,22 +308,34 @@ def mdlm_step() -> dict[str, Contestant]:
         nats = nn.functional.cross_entropy(logits.flatten(0, 1), data.flatten(), reduction="none").view_as(data)
         return (nats * masked / t).mean()
 
-    return {"gmbook": ours(MDLM(Transformer(28, 128, 4, 4, out=27), (128,), 27), data), "torch": theirs(other, loss)}
+    mine = MDLM(Transformer(28, 128, 4, 4, out=27), (128,), 27)
+    bare = MDLM(Transformer(28, 128, 4, 4, out=27, positions=False), (128,), 27)
+    return {"gmbook": ours(mine, data), "torch": theirs(other, loss), "gmbook, no rotary": ours(bare, data)}
 
 
-def ot_pairing() -> dict[str, Contestant]:
-    """Pairing 256 points with 256 by squared distance: the book's coupling beside torchcfm's plan and POT."""
+def pairings(n: int) -> dict[str, Contestant]:
+    """n points on eight Gaussians with n of noise, by squared distance: the least sum."""
     from gmbook.papers.flow_matching import optimal_transport
 
-    x, z = torch.randn(256, 2), torch.randn(256, 2)
-    plan = OTPlanSampler("exact")
-    weights = torch.full((256,), 1 / 256, dtype=torch.float64).numpy()
+    angle = torch.randint(8, (n,)) * torch.pi / 4
+    x = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(n, 2)
+    z, plan = torch.randn(n, 2), OTPlanSampler("exact")
+    weights = torch.full((n,), 1 / n, dtype=torch.float64).numpy()
     return {
         "gmbook": Contestant(lambda: optimal_transport(x, z)),
         "torchcfm": Contestant(lambda: plan.sample_plan(x, z)),
         "POT": Contestant(lambda: ot.emd(weights, weights, torch.cdist(x, z).square().double().numpy())),
-        "scipy": Contestant(lambda: linear_sum_assignment(torch.cdist(x, z).square().numpy())),
     }
+
+
+def ot_pairing_256() -> dict[str, Contestant]:
+    """256 pairs: the book's coupling beside torchcfm's plan and POT's solver."""
+    return pairings(256)
+
+
+def ot_pairing_1024() -> dict[str, Contestant]:
+    """1,024 pairs."""
+    return pairings(1024)
 
 
 RACES = (
@@ -289,7 +348,8 @@ RACES = (
     ddim_50,
     glow_step,
     mdlm_step,
-    ot_pairing,
+    ot_pairing_256,
+    ot_pairing_1024,
 )
 
 
@@ -297,10 +357,10 @@ RACES = (
 
 
 def milliseconds(turn: Turn) -> float:
-    """How long one turn takes."""
-    start = time.perf_counter()
+    """Processor time of one turn."""
+    start = time.process_time()
     turn()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (time.process_time() - start)
 
 
 def run(race: Callable[[], dict[str, Contestant]], seconds: float) -> Iterator[str]:
@@ -314,11 +374,13 @@ def run(race: Callable[[], dict[str, Contestant]], seconds: float) -> Iterator[s
         rounds: list[dict[str, float]] = []
         end = time.perf_counter() + seconds
         while len(rounds) < 5 or time.perf_counter() < end:
-            rounds.append({name: milliseconds(contestant.turn) for name, contestant in contestants.items()})
+            shift = len(rounds) % len(contestants)
+            order = [*contestants][shift:] + [*contestants][:shift]
+            rounds.append({name: milliseconds(contestants[name].turn) for name in order})
     for name, contestant in contestants.items():
         median = statistics.median(r[name] for r in rounds)
         ratio = statistics.median(r[name] / r["gmbook"] for r in rounds)
-        yield f"  {name:12} {median:9.2f} ms   {ratio:5.2f} of gmbook   {contestant.parameters:9,} parameters"
+        yield f"  {name:22} {median:9.2f} ms   {ratio:5.2f} of gmbook   {contestant.parameters:9,} parameters"
 
 
 def main() -> None:

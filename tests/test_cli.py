@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from gmbook import experiments
 from gmbook.cli import main
 from gmbook.lab import download
-from gmbook.lab.checkpoint import checkpoints
+from gmbook.lab.checkpoint import checkpoints, newest_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +48,20 @@ def test_train_resume_sample(elsewhere, capsys):
 
 
 def test_dry_run_writes_nothing(elsewhere, capsys):
-    assert main(["train", "ddpm", "mnist", "--dry-run"]) == 0
+    assert main(["train", "vae", "mnist", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "ddpm-mnist-laptop" in told and "M weights" in told and "Ho et al. 2020" in told
+    assert "vae-mnist-laptop" in told and "M weights" in told and "Kingma & Welling 2014" in told
+    for line in ("arithmetic    420 MFLOP a step, 3.78 TFLOP in all", "memory", "s a step (median", "an H100"):
+        assert line in told
+    assert "mnist is not here, so noise of its shape was looked at" in told
     assert not list(elsewhere.iterdir())
 
 
 def test_the_budget_comes_from_the_environment(monkeypatch, capsys):
     monkeypatch.setenv("GMBOOK_BUDGET", "gpu")
-    assert main(["train", "ddpm", "mnist", "--dry-run"]) == 0
-    assert "ddpm-mnist-gpu" in capsys.readouterr().out
+    assert main(["train", "vae", "mnist", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "vae-mnist-gpu" in told and ("not measured" in told) != torch.cuda.is_available()
 
 
 def test_list_names_every_experiment(capsys):
@@ -70,6 +83,8 @@ def test_data_lists_what_is_there(capsys):
         (["train", "ddpm", "mnist", "--budget", "lapttop"], "did you mean laptop"),
         (["train", "vae", "digits", "--steps", "0"], "at least 1"),
         (["train", "vae", "digits", "--steps", "-3"], "at least 1"),
+        (["train", "vae", "digits", "--steps", "-3", "--dry-run"], "at least 1"),
+        (["train", "vae", "digits", "--shares", "0", "--steps", "1"], "shares must be at least 1"),
         (["train", "vae", "digits", "--seed", "-1", "--steps", "1"], "seed must not be negative"),
         (["train", "vae", "digits", "--save-every", "0", "--steps", "1"], "save_every must be at least 1"),
         (["train", "ddpm", "mnist"], "gmbook data mnist"),
@@ -90,6 +105,146 @@ def test_a_taken_folder_is_refused(capsys):
     assert main(train) == 0
     assert main(train) == 2
     assert "--resume" in capsys.readouterr().err.splitlines()[-1]
+
+
+# ------------------------------------------------------------------------------------------------ signals, repeats
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A Python of its own in the working folder."""
+    source = str(Path(__file__).parents[1] / "src")
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, **pipes)
+
+
+def states_equal(one: Path, two: Path) -> bool:
+    """Whether two runs ended with the same state, bit for bit, apart from the seconds they took."""
+    (step, a), (other, b) = (newest_checkpoint(folder) for folder in (one, two))
+    a.pop("seconds"), b.pop("seconds")
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    return step == other
+
+
+def test_stopped_by_ctrl_c_by_sigterm_and_killed_a_run_ends_bit_identical(elsewhere):
+    train = ["train", "vae", "digits", "--steps", "3000", "--save-every", "20"]
+    run = elsewhere / "stopped"
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        before = checkpoints(run)
+        process = start("-m", "gmbook.cli", *train, "--out", "stopped", "--resume")
+        deadline = time.monotonic() + 300
+        while checkpoints(run)[:1] == before[:1]:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.002)
+        process.send_signal(signum)
+        errors = process.communicate(timeout=120)[1]
+        step, _ = newest_checkpoint(run)
+        assert step < 3000
+        if signum == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            last = errors.splitlines()[-1]
+            assert last == f"stopped and saved at step {step} in stopped; resume=True (--resume) continues it"
+    steps = str(step + 50)
+    assert main([*train[:4], steps, "--out", "stopped", "--resume"]) == 0
+    assert main([*train[:4], steps, "--out", "whole"]) == 0
+    assert states_equal(run, elsewhere / "whole")
+
+
+def test_the_same_command_gives_the_same_weights_and_metrics(elsewhere, capsys):
+    """Fifty steps of a small autoencoder on digits, here and in another process."""
+    train = ["train", "dc_ae", "digits", "--steps", "50", "--out"]
+    there = start("-m", "gmbook.cli", *train, "there")
+    assert main([*train, "here"]) == 0
+    assert main([*train, "other", "--seed", "1"]) == 0
+    assert there.wait(timeout=300) == 0, there.communicate()[1]
+    capsys.readouterr()
+    reports = []
+    for run in ("here", "there", "other"):
+        assert main(["evaluate", run, "--n", "100"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1] != reports[2]
+    assert states_equal(elsewhere / "here", elsewhere / "there")
+
+
+def test_torchrun_shares_a_run_and_one_process_writes(elsewhere):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    train = ["train", "vae", "digits", "--steps", "6", "--save-every", "3"]
+    both = start(*torchrun, "-m", "gmbook.cli", *train, "--out", "both")
+    assert main([*train, "--out", "alone", "--shares", "2"]) == 0
+    told, errors = both.communicate(timeout=300)
+    assert both.returncode == 0, errors
+    assert told.count("done; look at it") == 1
+    assert states_equal(elsewhere / "both", elsewhere / "alone")
+    assert json.loads((elsewhere / "both" / "run.json").read_text())["processes"] == 2
+
+
+# --------------------------------------------------------------------------------------------- nothing is lost
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that fails with exit code 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "%|" not in line]  # no bar
+    return line
+
+
+def test_a_folder_that_cannot_be_written_is_told(elsewhere, capsys):
+    (elsewhere / "file").write_text("not a folder")
+    line = refused(["train", "vae", "digits", "--steps", "1", "--out", "file/run"], capsys)
+    assert line == "gmbook: cannot write file/run/run.json: Not a directory"
+
+
+def test_a_batch_is_not_cut_into_more_shares_than_it_has_rows(capsys):
+    line = refused(["train", "vae", "digits", "--shares", "65", "--steps", "1"], capsys)
+    assert "a batch of 64 cannot be cut into 65 shares" in line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(elsewhere, capsys):
+    train = ["train", "vae", "digits", "--out", "run"]
+    assert main([*train, "--steps", "2"]) == 0
+    draft = elsewhere / "run" / ".step-00000004.safetensors.draft"
+    draft.symlink_to("/dev/full")
+    line = refused([*train, "--steps", "4", "--resume"], capsys)
+    assert "step-00000004.safetensors: No space left on device" in line and "the checkpoint of step 2 in run is" in line
+    assert newest_checkpoint(elsewhere / "run")[0] == 2
+    assert not draft.is_symlink()
+    assert main([*train, "--steps", "4", "--resume"]) == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(elsewhere, monkeypatch, capsys):
+    sound = experiments.find("vae", "digits", "laptop")
+    train = ["train", "vae", "digits", "--out", "run"]
+    assert main([*train, "--steps", "2"]) == 0
+    bad = replace(sound, options={"lr": float("inf")})
+    monkeypatch.setattr(experiments, "find", lambda *name: bad)
+    line = refused([*train, "--steps", "9", "--resume"], capsys)
+    assert "at step 3: lower lr" in line and "the checkpoint of step 2 in run is kept" in line
+    assert newest_checkpoint(elsewhere / "run")[0] == 2
+
+
+# ----------------------------------------------------------------------------------------------- TensorBoard
+
+
+def test_tensorboard_gets_the_losses_and_a_resumed_run_goes_on(elsewhere):
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train = ["train", "vae", "digits", "--out", "run", "--tensorboard"]
+    assert main([*train, "--steps", "20"]) == 0
+    assert main([*train, "--steps", "30", "--resume"]) == 0
+    events = board.EventAccumulator(str(elsewhere / "run" / "tensorboard")).Reload().Scalars("loss/loss")
+    losses = newest_checkpoint(elsewhere / "run")[1]["history"]["loss"]
+    assert [event.step for event in events] == [10, 20, 30]
+    assert [event.value for event in events] == pytest.approx(losses.view(3, 10).mean(1).tolist(), rel=1e-5)
+
+
+def test_without_tensorboard_one_line_says_how_to_install_it(elsewhere, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
+    line = refused(["train", "vae", "digits", "--steps", "1", "--out", "run", "--tensorboard"], capsys)
+    assert "pip install tensorboard" in line
+    assert not list(elsewhere.iterdir())
 
 
 def test_a_command_is_required(capsys):

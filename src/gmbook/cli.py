@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from gmbook import doctor, experiments
+from gmbook.core.model import Model
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment
-from gmbook.lab import download
+from gmbook.lab import download, processes
 from gmbook.lab.checkpoint import write_atomically
 
 Act = Callable[[argparse.Namespace], int]
@@ -26,26 +27,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return act(arguments)
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        if processes.is_main():
+            print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"gmbook: {error}", file=sys.stderr)
+        who = f"gmbook, process {processes.rank()}" if processes.world() > 1 else "gmbook"
+        print(f"{who}: {error}", file=sys.stderr)
         return 2
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """`gmbook train`: run an experiment, with checkpoints."""
+    """`gmbook train`: run an experiment, with checkpoints; under torchrun in several processes."""
     experiment = experiments.find(arguments.paper, arguments.dataset, arguments.budget)
     folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
-    weights = sum(p.numel() for p in experiment.model().parameters())
-    steps = experiment.steps if arguments.steps is None else arguments.steps
-    print(f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}")
-    print(f"the paper's own setting: {experiment.reference}")
     if arguments.dry_run:
-        return 0
-    options = {"seed": arguments.seed, "steps": arguments.steps, "save_every": arguments.save_every}
-    base.run(experiment, folder, resume=arguments.resume, **options)
-    print(f"done; look at it with: gmbook sample {folder}")
+        return dry_run(experiment, folder, arguments.steps)
+    options = {name: getattr(arguments, name) for name in ("seed", "steps", "save_every", "shares", "tensorboard")}
+    with processes.joined():
+        if processes.is_main():
+            print(heading(experiment, experiment.model(), arguments.steps, folder))
+        base.run(experiment, folder, resume=arguments.resume, **options)
+        if processes.is_main():
+            print(f"done; look at it with: gmbook sample {folder}")
+    return 0
+
+
+def heading(experiment: Experiment, model: Model, steps: int | None, folder: Path) -> str:
+    """What is to be run, in two lines."""
+    weights = sum(p.numel() for p in model.parameters())
+    steps = experiment.steps if steps is None else steps
+    return (
+        f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}\n"
+        f"the paper's own setting: {experiment.reference}"
+    )
+
+
+def dry_run(experiment: Experiment, folder: Path, steps: int | None) -> int:
+    """`gmbook train --dry-run`: the plan; nothing is written."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    print(heading(experiment, experiment.model(), steps, folder))
+    plan, found = base.plan(experiment, steps)
+    print(plan.summary())
+    if not found:
+        print(f"{experiment.dataset} is not here, so noise of its shape was looked at: `gmbook data` lists what is")
     return 0
 
 
@@ -140,7 +165,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="the run's folder; default runs/<paper>-<dataset>-<budget>-seed<seed>")
     sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
     sub.add_argument("--save-every", type=int, default=250, help="steps between checkpoints; default %(default)s")
-    sub.add_argument("--dry-run", action="store_true", help="say what would be run, and stop")
+    sub.add_argument("--shares", type=int, default=1, help="cut each batch into so many parts, to save memory")
+    sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: tensorboard --logdir runs")
+    sub.add_argument("--dry-run", action="store_true", help="print the plan (arithmetic, memory, time), and stop")
 
     sub = command(
         "sample", sample, "Draw a sheet of samples from a run, ten columns, one per class where it knows classes."

@@ -28,6 +28,17 @@ def net(channels, out, image):
     return nn.Sequential(layer(channels, 8), nn.Tanh(), layer(8, out))
 
 
+class Halves(nn.Module):
+    """A network's output as (s, t)."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x).chunk(2, 1)
+
+
 def layers(shape):
     """One of every layer that is defined on the shape, with random parameters."""
     c, image = shape[0], len(shape) > 1
@@ -38,6 +49,7 @@ def layers(shape):
     yield b.Compose(b.Shift(-0.5), b.Scale(shape))
     if c > 1:
         yield b.AffineCoupling(net(c, 2 * c, image), b.channel_mask(shape))
+        yield b.SplitCoupling(Halves(net(1, 2 * c - 2, image)), 1)
     if c % 2 == 0:
         yield b.OnHalf(b.InvertibleLinear(c // 2), prior=net(c // 2, c, image))
     if image:
@@ -101,6 +113,25 @@ def test_the_surveys_index_is_wrong():
     s = layer.bound(layer.net(mask * x).chunk(2, 1)[0])[0]
     truth = torch.linalg.slogdet(jacobian(layer, x))[1]
     assert abs(s[2:].sum() - truth) < 1e-10 < 1e-3 < abs(s[:2].sum() - truth)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3, 2)], ids=str)
+@pytest.mark.equation("realnvp-coupling")
+def test_a_split_coupling_is_a_masked_one(shape):
+    """With the network of the masked form, told zeros for x_2 and asked for x_2 only: the same z, log-det and x."""
+    c, kept = shape[0], (shape[0] + 1) // 2
+    inner = net(c, 2 * c, len(shape) > 1).double()
+    masked = b.AffineCoupling(inner, b.channel_mask(shape)).double()
+
+    class Part(nn.Module):
+        def forward(self, x1):
+            s, t = inner(torch.cat([x1, x1.new_zeros(len(x1), c - kept, *shape[1:])], 1)).chunk(2, 1)
+            return s[:, kept:].tanh(), t[:, kept:]
+
+    split, x = b.SplitCoupling(Part(), kept), torch.randn(3, *shape, dtype=torch.float64)
+    for got, expected in zip(split(x), masked(x)):
+        torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(split.inverse(x), masked.inverse(x))
 
 
 def test_masks():

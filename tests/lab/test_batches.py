@@ -1,4 +1,4 @@
-"""Streams: every example once per epoch, exact resumption, and shares that add up to one process's batch."""
+"""Streams: every example once per epoch, and exact resumption."""
 
 import json
 from itertools import islice
@@ -92,31 +92,6 @@ def test_a_state_of_another_stream_is_refused():
         TextBatches(TEXT, length=9, size=4).load_state_dict(MAKERS["random text"]().state_dict())
 
 
-@pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda size, **kw: Batches(X, size=size, **kw),
-        lambda size, **kw: TextBatches(TEXT, length=10, size=size, **kw),
-        lambda size, **kw: TextBatches(TEXT, length=10, size=size, order="sequential", **kw),
-    ],
-    ids=MAKERS.keys(),
-)
-def test_shares_of_all_processes_are_one_process_batch(make, world):
-    ranks = [take(make(4, rank=rank, world=world), 20) for rank in range(world)]
-    assert torch.equal(torch.cat(ranks, dim=1), take(make(4 * world), 20))
-
-
-def test_a_run_may_resume_with_another_number_of_processes():
-    alone = Batches(X, size=8)
-    take(alone, 5)
-    pair = [Batches(X, size=4, rank=rank, world=2) for rank in range(2)]
-    for half in pair:
-        half.load_state_dict(alone.state_dict())
-    expected = take(alone, 9)
-    assert torch.equal(torch.cat([take(half, 9) for half in pair], dim=1), expected)
-
-
 def test_text_windows_are_windows_of_the_text():
     x = take(MAKERS["random text"](), 200).view(-1, 10)
     assert x.dtype == torch.int64
@@ -147,10 +122,8 @@ def test_laws_are_drawn_afresh_from_the_default_generator():
     "make, message",
     [
         (lambda: Batches(X, size=51), "larger than the set"),
-        (lambda: Batches(X, size=26, world=2), "larger than the set"),
         (lambda: Batches(X, X[:3, 0], size=2), "same length"),
         (lambda: Batches(X, size=0), "at least 1"),
-        (lambda: Batches(X, size=2, rank=2, world=2), "rank"),
         (lambda: Batches(X, size=2, seed=-1), "seed"),
         (lambda: TextBatches(TEXT, length=104, size=1), "length"),
         (lambda: TextBatches(TEXT, length=3, size=1, order="shuffled"), "order"),

@@ -83,6 +83,17 @@ def test_cross_attention_sees_a_set():
     torch.testing.assert_close(layer(x, context[:, shuffle]), layer(x, context))
 
 
+def test_attention_refuses_a_missing_context_and_an_unexpected_one():
+    """Never silently attend to oneself instead."""
+    x, context = torch.randn(1, 3, 8), torch.randn(1, 2, 8)
+    with pytest.raises(ValueError, match="needs its context"):
+        Attention(8, 2, context=8)(x)
+    with pytest.raises(ValueError, match="needs its context"):
+        AdaBlock(8, 2, context=8)(x, torch.randn(1, 8))
+    with pytest.raises(ValueError, match="self-attention"):
+        Attention(8, 2)(x, context)
+
+
 @pytest.mark.parametrize("context", [None, 5])
 def test_ada_block_begins_as_the_identity(context):
     block, x, c = AdaBlock(8, 2, context), torch.randn(2, 4, 8), torch.randn(2, 8)

@@ -15,17 +15,15 @@ from gmbook.lab.data import digits, scale
 from gmbook.lab.training import train
 from gmbook.networks.blocks import Block
 from gmbook.networks.conv import MapEncoder
+from gmbook.networks.efficientvit import ChannelNorm
 from gmbook.networks.transformer import DiT
 from gmbook.papers.dc_ae import (
     DCAE,
-    ChannelNorm,
     Down,
-    EfficientViTBlock,
     Up,
     average_down,
     block_flops,
     duplicate_up,
-    linear_attention,
     published,
     tokens,
 )
@@ -158,67 +156,6 @@ def test_blocks_are_their_convolution_plus_the_shortcut():
         torch.testing.assert_close(block(x), back(block.conv(x), 2))
         straight = average_down(x, 8) if isinstance(block, Down) else duplicate_up(x, 2)
         torch.testing.assert_close(with_shortcut, block(x) + straight)
-
-
-# --------------------------------------------------------------------------------------------- linear attention
-
-
-def quadratic(q, k, v):
-    """The same attention with all N² weights written out."""
-    weights = q.relu() @ k.relu().mT
-    return weights / weights.sum(-1, keepdim=True) @ v
-
-
-@pytest.mark.fact("LA1")
-@pytest.mark.equation("dcae-linear-attention")
-@pytest.mark.parametrize("shape", [(7, 4), (2, 3, 50, 8)], ids=str)
-def test_linear_attention_is_the_quadratic_form(shape):
-    q, k = torch.randn(2, *shape, dtype=DOUBLE)
-    v = torch.randn(*shape[:-1], 5, dtype=DOUBLE)
-    seen = (q.relu() @ k.relu().mT).sum(-1, keepdim=True) > 0
-    expected = torch.where(seen, quadratic(q, k, v), 0.0)
-    torch.testing.assert_close(linear_attention(q, k, v), expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(linear_attention(-q.abs(), k, v), torch.zeros_like(v))
-
-
-@pytest.mark.equation("dcae-linear-attention")
-def test_linear_attention_costs_linearly():
-    """Operations double with N, where softmax attention's products quadruple."""
-
-    def flops(function, n):
-        q, k, v = torch.randn(3, 1, 1, n, 8)
-        with FlopCounterMode(display=False) as counter:
-            function(q, k, v)
-        return counter.get_total_flops()
-
-    assert flops(linear_attention, 64) == 2 * flops(linear_attention, 32) == 64 * 2 * 2 * 8 * 9
-    assert flops(quadratic, 64) == 4 * flops(quadratic, 32)
-
-
-@pytest.mark.equation("dcae-linear-attention")
-def test_half_precision_sums_in_single():
-    """In bfloat16, with and without autocast, the sums run in single precision: only the result is rounded."""
-    q, k, v = torch.randn(3, 1, 1, 4096, 8)
-    exact = linear_attention(q, k, v)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(linear_attention(q, k, v), exact, rtol=0, atol=0)
-    rounded = [a.bfloat16() for a in (q, k, v)]
-    got = linear_attention(*rounded)
-    assert got.dtype == torch.bfloat16
-    assert torch.equal(got, linear_attention(*(a.float() for a in rounded)).bfloat16())
-
-
-@pytest.mark.equation("dcae-linear-attention")
-def test_the_block_attends_in_separate_heads():
-    """With a silent convolution branch: x + norm(W [head_1 | head_2]), each head by the quadratic form."""
-    block = EfficientViTBlock(8, head=4).double()
-    for parameter in block.narrow[1].parameters():
-        nn.init.zeros_(parameter)
-    x = torch.randn(2, 8, 3, 5, dtype=DOUBLE).abs()
-    q, k, v = block.query_key_value(x).flatten(2).mT.chunk(3, -1)  # (2, 15, 8) each
-    heads = [linear_attention(q[..., s], k[..., s], v[..., s]) for s in (slice(0, 4), slice(4, 8))]
-    mixed = torch.cat(heads, -1).mT.unflatten(2, (3, 5))
-    torch.testing.assert_close(block(x), x + block.project(mixed))
 
 
 # ----------------------------------------------------------------------------------------------------- the model
@@ -361,8 +298,6 @@ def test_refusals():
         duplicate_up(torch.randn(1, 3, 2, 2), 2)
     with pytest.raises(ValueError, match="divisible by 4"):
         Down(4, 6)
-    with pytest.raises(ValueError, match="head's width"):
-        EfficientViTBlock(12, 8)
     with pytest.raises(ValueError, match="one entry per stage"):
         DCAE((1, 8, 8), 4, (8, 8), (1, 1, 1))
     with pytest.raises(ValueError, match="depth 0 in both"):

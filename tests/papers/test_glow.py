@@ -7,9 +7,9 @@ import scipy.stats
 import torch
 from torch import nn
 
-from gmbook.core.bijections import ActNorm, AffineCoupling, Compose, InvertibleLinear, channel_mask
+from gmbook.core.bijections import ActNorm, Compose, InvertibleLinear, SplitCoupling
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.papers.glow import CouplingNet, Glow, log_sigmoid_bound
+from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
 
 
 def model(shape, **options):
@@ -99,10 +99,26 @@ def test_temperature():
 def test_log_det_of_a_new_step():
     """Exercise 4: the code's scale σ(h + 2) makes a new coupling on 16×16×12 add 1536 log σ(2) = −194.96 nats."""
     shape = (12, 16, 16)
-    coupling = AffineCoupling(CouplingNet(12, 2, 8, 2), channel_mask(shape), log_sigmoid_bound)
+    coupling = SplitCoupling(CouplingNet(6, 6, 8, 2), 6)
     log_det = coupling(torch.randn(1, *shape))[1].item()
     assert math.isclose(log_det, -1536 * math.log1p(math.exp(-2)), abs_tol=1e-3)
     assert math.isclose(log_det, -194.96, abs_tol=5e-3)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 5, 4)], ids=str)
+@pytest.mark.equation("glow-actnorm")
+def test_scales_folded_into_weights_are_scales_of_the_output(shape):
+    """The networks' actnorm and gain act on the weights: the same as normalising, and multiplying, what comes out."""
+    torch.manual_seed(0)
+    x, axes = torch.randn(16, *shape, dtype=torch.float64), len(shape) - 1
+    first, last = _Normalised(3, 5, axes, 3).double(), ZeroLayer(3, 5, axes).double()
+    y = first(x)
+    plain = first.map(x).transpose(0, 1).flatten(1)
+    expected = (plain - plain.mean(1, keepdim=True)) / (plain.std(1, correction=0, keepdim=True) + 1e-6)
+    torch.testing.assert_close(y.transpose(0, 1).flatten(1), expected.relu())
+    nn.init.normal_(last.map.weight), nn.init.normal_(last.map.bias), nn.init.normal_(last.log_gain)
+    gain = (3 * last.log_gain).exp().reshape(-1, *(1,) * axes)
+    torch.testing.assert_close(last(x), gain * last.map(x))
 
 
 def test_bits_per_dim_of_a_known_law():

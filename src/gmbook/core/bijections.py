@@ -80,7 +80,7 @@ def channel_mask(shape: tuple[int, ...], flip: bool = False) -> Tensor:
 
 
 class AdditiveCoupling(Bijection):
-    """z = x + (1 − b) ⊙ m(b ⊙ x), with log-determinant 0. NICE, arXiv:1410.8516, Section 3.2 (nice-coupling).
+    """z = x + (1 − b) ⊙ m(b ⊙ x), with log-determinant 0. NICE, arXiv:1410.8516 (nice-coupling).
 
     Args:
         net: m, any network (B, C, …) -> (B, C, …). It is never inverted.
@@ -139,6 +139,33 @@ class AffineCoupling(Bijection):
         return (z - t) * (-s).exp()
 
 
+class SplitCoupling(Bijection):
+    """z = (x_1, x_2 ⊙ exp s(x_1) + t(x_1)) on the first channels and the rest: arXiv:1605.08803, Eqs. 4–5
+    (realnvp-coupling).
+
+    It is `AffineCoupling` with `channel_mask`, but its network reads and moves half of the channels: nothing is
+    computed to be masked. log|det dz/dx| = Σ s(x_1) (realnvp-coupling-log-det).
+
+    Args:
+        net: x_1 (B, kept, …) -> (s, t), each like x_2, (B, C − kept, …). It is never inverted.
+        kept: the number of channels that pass unchanged.
+    """
+
+    def __init__(self, net: Callable[[Tensor], tuple[Tensor, Tensor]], kept: int):
+        super().__init__()
+        self.net, self.kept = net, kept
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x1, x2 = x[:, : self.kept], x[:, self.kept :]
+        s, t = self.net(x1)
+        return torch.cat([x1, x2 * s.exp() + t], 1), s.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        z1, z2 = z[:, : self.kept], z[:, self.kept :]
+        s, t = self.net(z1)
+        return torch.cat([z1, (z2 - t) * (-s).exp()], 1)
+
+
 def _checked(mask: Tensor) -> Tensor:
     if not bool(((mask == 0) | (mask == 1)).all()) or bool((mask == mask.flatten()[0]).all()):
         raise ValueError("a coupling's mask must hold both 0 (moves) and 1 (stays), and nothing else")
@@ -160,7 +187,7 @@ def _per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 class Scale(Bijection):
     """z = x ⊙ exp s, one s for every coordinate.
 
-    NICE's last layer, arXiv:1410.8516, Section 3.3 (nice-scaling).
+    NICE's last layer, arXiv:1410.8516 (nice-scaling).
 
     Args:
         shape: the event shape S; log|det| = Σ s.
@@ -264,7 +291,7 @@ def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 class InvertibleLinear(Bijection):
-    """z = W x at every pixel: Glow's invertible 1×1 convolution. arXiv:1807.03039, Eq. 9 (glow-convolution).
+    """z = W x at every pixel: Glow's invertible 1×1 convolution. arXiv:1807.03039, Section 3.2 (glow-convolution).
 
     log|det| = h·w·log|det W|. W starts as a random rotation, where that is 0. On vectors, (B, C), plainly a matrix.
     """
@@ -284,7 +311,7 @@ class InvertibleLinear(Bijection):
 class PLULinear(Bijection):
     """z = P L (U + diag s) x at every pixel, log|det| = h·w·Σ log|s_i| (glow-plu).
 
-    arXiv:1807.03039, Eqs. 10–11. P is a fixed permutation, L is lower triangular with ones on its diagonal, U
+    arXiv:1807.03039, Section 3.2. P is a fixed permutation, L is lower triangular with ones on its diagonal, U
     strictly upper triangular; the signs of s are fixed and log|s| is learned, so the map can never become
     singular. The determinant costs O(C), not O(C³).
     """

@@ -44,6 +44,13 @@ class Model(nn.Module):
         """n samples, (n, *shape), for labels y (n,) where the model is conditional."""
         raise NotImplementedError(f"{type(self).__name__} has no sampler of its own")
 
+    def networks(self) -> list[nn.Module]:
+        """The parts that `torch.compile` may take: by default every child that has something to train.
+
+        What is differentiated twice (a critic under a gradient penalty) must be left out.
+        """
+        return [child for child in self.children() if any(p.requires_grad for p in child.parameters())]
+
     @property
     def anchor(self) -> Tensor:
         """A tensor of the model: new tensors made from it share its device and dtype.

@@ -224,7 +224,7 @@ class VPPath(VariancePreservingPath):
 
 
 class CosinePath(VariancePreservingPath):
-    """α_t = cos((t + s)/(1 + s) · π/2) / cos(s/(1 + s) · π/2). arXiv:2102.09672, Eq. 17, in continuous time.
+    """α_t = cos((t + s)/(1 + s) · π/2) / cos(s/(1 + s) · π/2). arXiv:2102.09672, in continuous time.
 
     β(t) has a pole at t = 1; the paper clips its β_t at 0.999, which is `TablePath` with that table.
     """

@@ -171,6 +171,6 @@ class TableSchedule(Schedule):
 def mutual_information_betas(steps: int) -> Tensor:
     """β_i = 1/(T − i + 1), i = 1..T, for which ᾱ_i = 1 − i/T (d3pm-mutual-information): (T,), float64.
 
-    arXiv:2107.03006, Section 3.1 and Appendix A.7. `LinearSchedule` is its continuous-time form.
+    arXiv:2107.03006, Section 3.2 and Appendix A.7. `LinearSchedule` is its continuous-time form.
     """
     return 1 / torch.arange(steps, 0, -1, dtype=torch.float64)

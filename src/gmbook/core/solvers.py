@@ -184,7 +184,7 @@ class _Adjoint(torch.autograd.Function):
 
 
 def adjoint(f: Field, x: Tensor, ts: Tensor, parameters: Iterable[nn.Parameter], solver: Solver = dopri5) -> Tensor:
-    """x(ts[-1]) with gradients for x and `parameters` by the adjoint method. arXiv:1806.07366, App. B.
+    """x(ts[-1]) with gradients for x and `parameters` by the adjoint method. arXiv:1806.07366.
 
     ȧ = −aᵀ∂f/∂x and dL/dθ = −∫ aᵀ∂f/∂θ dt, integrated from the end back to the start with the same solver
     (ffjord-adjoint). Memory does not grow with the number of steps; the gradient carries the solver's error.

@@ -19,7 +19,10 @@ from torch import Tensor
 from gmbook.core.model import Model
 from gmbook.lab import plots
 from gmbook.lab.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
-from gmbook.lab.training import EMA, History, fit
+from gmbook.lab.plan import Draw, Plan
+from gmbook.lab.plan import plan as make_plan
+from gmbook.lab.processes import is_main, world
+from gmbook.lab.training import EMA, History, Log, fit
 
 BUDGETS = ("laptop", "gpu")
 
@@ -49,7 +52,8 @@ class Experiment:
         samples.
         evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
         sheet: how samples are drawn, images by default.
-        compile: compile the network before training (for GPUs).
+        compile: compile the model's networks before training (for GPUs).
+        channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs).
     """
 
     paper: str
@@ -65,6 +69,7 @@ class Experiment:
     options: dict[str, Any] = field(default_factory=dict)
     ema: float | None = None
     compile: bool = False
+    channels_last: bool = False
     sheet: Callable[[Tensor], plots.Picture] = images
 
     @property
@@ -124,26 +129,40 @@ def run(
     resume: bool = False,
     save_every: int = 250,
     progress: bool = True,
+    shares: int = 1,
+    tensorboard: bool = False,
+    backend: str = "inductor",
 ) -> tuple[Model, History]:
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
     The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
-    call with resume=True after a kill ends at the same weights.
+    call with resume=True after a kill ends at the same weights. Under `lab.processes.joined` processes share the run.
+
+    Args:
+        shares: cut each batch into so many parts, to save memory; see `lab.processes`.
+        tensorboard: write the losses into the folder's `tensorboard`, too.
+        backend: of torch.compile, where the experiment compiles.
 
     Raises:
         FileExistsError, CheckpointError, Diverged: as `lab.training.fit`.
         ValueError: the folder to be resumed holds a run of another experiment or seed.
+        RuntimeError: TensorBoard is wanted and not installed.
     """
     steps = experiment.steps if steps is None else steps
     told = provenance(experiment, seed, steps)
     _claim(folder, told, resume)
+    log = logbook(folder / "tensorboard") if tensorboard and is_main() else None
     torch.manual_seed(seed)
     model = experiment.model().to(device())
+    if experiment.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # for 4-D weights only
     if experiment.compile:
-        model.get_submodule("net").compile()  # in place: the weights keep their names
+        for network in model.networks():
+            network.compile(backend=backend)  # in place: the weights keep their names
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
-    write_atomically(folder / "run.json", _json(told))  # at the start: a run that is killed can be sampled too
+    if is_main():
+        write_atomically(folder / "run.json", _json(told))  # at the start: a run that is killed can be sampled too
     history = fit(
         model,
         batches,
@@ -152,12 +171,84 @@ def run(
         resume=resume,
         save_every=save_every,
         progress=progress,
+        log=log,
         ema=ema,
+        shares=shares,
         **experiment.options,
     )
     if ema is not None:
         ema.copy_to(model)
     return model.eval(), history
+
+
+def plan(experiment: Experiment, steps: int | None = None) -> tuple[Plan, bool]:
+    """What a run of the experiment will cost, and whether its data were there to look at.
+
+    Where they are missing or damaged, noise of the same shape takes their place: the cost is that of the shapes. Steps
+    are timed where the experiment is meant to run: the laptop's everywhere, a GPU's on a GPU.
+    """
+    torch.manual_seed(0)
+    model = experiment.model().to(device())
+    try:
+        next(iter(experiment.batches(0, 2)))
+        draw, found = (lambda n: next(iter(experiment.batches(0, n)))), True
+    except (OSError, ValueError):
+        draw, found = stand_in(model), False
+    return make_plan(
+        model,
+        draw,
+        steps=experiment.steps if steps is None else steps,
+        size=experiment.size,
+        measure=experiment.budget == "laptop" or device().type == "cuda",
+        ema=experiment.ema,
+        options=experiment.options,
+    ), found
+
+
+def stand_in(model: Model) -> Draw:
+    """Noise in the form that the model's losses take: floats or integers of the event shape, with labels or without.
+
+    Raises:
+        ValueError: they take none of these.
+    """
+    where = model.anchor.device
+    kinds: list[Draw] = [
+        lambda n: (torch.rand(n, *model.shape, device=where),),
+        lambda n: (torch.randint(2, (n, *model.shape), device=where),),
+        lambda n: (torch.rand(n, *model.shape, device=where), torch.randint(2, (n,), device=where)),
+    ]
+    for draw in kinds:
+        try:
+            for objective in model.objectives().values():
+                objective.loss(*draw(2))
+            return draw
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    raise ValueError(f"{type(model).__name__} cannot be planned without its data: get them with `gmbook data`")
+
+
+def logbook(folder: Path) -> Log:
+    """Writes losses for TensorBoard: `tensorboard --logdir runs` shows all runs side by side.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RuntimeError(
+            "TensorBoard is not installed: `pip install tensorboard` (the extra `log`), or leave out --tensorboard"
+        ) from None
+    writers: list[Any] = []
+
+    def log(step: int, losses: dict[str, float]) -> None:
+        if not writers:  # a resumed run overwrites what was logged after its checkpoint
+            writers.append(SummaryWriter(folder, purge_step=step))
+        for name, value in losses.items():
+            writers[0].add_scalar(f"loss/{name}", value, step)
+        writers[0].flush()
+
+    return log
 
 
 def _claim(folder: Path, told: dict[str, Any], resume: bool) -> None:
@@ -186,6 +277,7 @@ def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
         "seed": seed,
         "steps": steps,
         "batch": experiment.size,
+        "processes": world(),
         "reference": experiment.reference,
         "commit": commit(),
         "versions": {"python": platform.python_version(), **packages},

@@ -161,6 +161,7 @@ EXPERIMENTS = (
         options={"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True},
         ema=0.9999,
         compile=True,
+        channels_last=True,
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,

@@ -179,6 +179,7 @@ EXPERIMENTS = (
         *("mnist", "gpu", mnist_gpu_model, data.mnist, 100_000, 128, GPU, 0.9999),
         evaluate=evaluate_mnist,
         compile=True,
+        channels_last=True,
     ),
     experiment(
         *("cifar10", "laptop", cifar10_model, data.cifar10, 3500, 64, LAPTOP, 0.998),
@@ -190,5 +191,6 @@ EXPERIMENTS = (
         evaluate=evaluate_cifar10,
         flip=True,
         compile=True,
+        channels_last=True,
     ),
 )

@@ -3,8 +3,7 @@
 A stream's whole state is the number of batches that it has served: batch k is a function of (seed, k). So a
 checkpoint stores a few integers, and a run that is resumed sees exactly the data of one that never stopped.
 
-With `world` processes, process `rank` gets its share of a batch of world × size examples; put together in
-rank order, the shares are what one process with that size would have seen.
+Several processes read the same whole batches, and each takes its share of the rows (`gmbook.lab.processes`).
 """
 
 from __future__ import annotations
@@ -26,26 +25,23 @@ def generator(*key: int) -> torch.Generator:
 
 
 class Stream(Iterator[tuple[Tensor, ...]]):
-    """What the streams share: a counter, shares of a process, and the state.
+    """What the streams share: a counter, and the state.
 
     Args:
-        size: examples per batch and process, B.
+        size: examples per batch, B.
         seed: of the order; a non-negative integer.
-        rank, world: this process among how many.
     """
 
-    def __init__(self, examples: int, *, size: int, seed: int, rank: int, world: int):
-        if not 0 <= rank < world:
-            raise ValueError(f"rank must be in 0..world-1, got rank {rank} of world {world}")
+    def __init__(self, examples: int, *, size: int, seed: int):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.size, self.seed = size, seed
         self.examples, self.step = examples, 0
 
     def indices(self, step: int) -> Tensor:
-        """What batch `step` of all processes together shows: (world × size,) int64."""
+        """What batch `step` shows: (B,) int64."""
         raise NotImplementedError
 
     def read(self, indices: Tensor) -> tuple[Tensor, ...]:
@@ -53,9 +49,9 @@ class Stream(Iterator[tuple[Tensor, ...]]):
         raise NotImplementedError
 
     def __next__(self) -> tuple[Tensor, ...]:
-        share = self.indices(self.step)[self.rank * self.size : (self.rank + 1) * self.size]
+        batch = self.read(self.indices(self.step))
         self.step += 1
-        return self.read(share)
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """The place in the stream, as integers that JSON can hold."""
@@ -63,13 +59,11 @@ class Stream(Iterator[tuple[Tensor, ...]]):
             "step": self.step,
             "seed": self.seed,
             "examples": self.examples,
-            "batch": self.size * self.world,
+            "batch": self.size,
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to the place that `state_dict` named; the next batch is the one that would have come then.
-
-        The number of processes may differ, so long as world × size is the same.
 
         Raises:
             ValueError: the state comes from a stream over other data or with another batch size or seed.
@@ -78,7 +72,7 @@ class Stream(Iterator[tuple[Tensor, ...]]):
             if key != "step" and state[key] != here:
                 raise ValueError(
                     f"cannot resume: the stream was saved with {key} = {state[key]}, this one has {here}; "
-                    f"make it with the same data, seed and world × size"
+                    "make it with the same data, seed and size"
                 )
         self.step = state["step"]
 
@@ -91,15 +85,15 @@ class Batches(Stream):
     Args:
         x: (N, *S), kept as it is (uint8 images stay uint8) on `device`.
         y: (N,) labels, or None.
-        size: examples per batch and process, B.
+        size: examples per batch, B.
         device: where the set and the batches live.
         augment: maps the raw batch to another, for example a random flip, with torch's default
             generator.
         transform: maps the batch to what the model sees, for example `gmbook.lab.data.scale`.
-        seed, rank, world: see the module.
+        seed: of the order.
 
     Raises:
-        ValueError: x and y differ in length, or the set is smaller than one batch of all processes.
+        ValueError: x and y differ in length, or the set is smaller than one batch.
     """
 
     def __init__(
@@ -112,14 +106,12 @@ class Batches(Stream):
         augment: Transform | None = None,
         transform: Transform | None = None,
         seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
     ):
-        super().__init__(len(x), size=size, seed=seed, rank=rank, world=world)
+        super().__init__(len(x), size=size, seed=seed)
         if y is not None and len(y) != len(x):
             raise ValueError(f"x and y must have the same length, got {len(x)} and {len(y)}")
-        if size * world > len(x):
-            raise ValueError(f"a batch of {world} × {size} is larger than the set of {len(x)}: make it smaller")
+        if size > len(x):
+            raise ValueError(f"a batch of {size} is larger than the set of {len(x)}: make it smaller")
         self.x, self.y = x.to(device), None if y is None else y.to(device)
         self.augment, self.transform = augment, transform
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
@@ -127,15 +119,14 @@ class Batches(Stream):
     @property
     def per_epoch(self) -> int:
         """Batches in one epoch."""
-        return self.examples // (self.size * self.world)
+        return self.examples // self.size
 
     def indices(self, step: int) -> Tensor:
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = torch.randperm(self.examples, generator=generator(self.seed, epoch))
-        batch = self.size * self.world
-        return self._order[position * batch : (position + 1) * batch]
+        return self._order[position * self.size : (position + 1) * self.size]
 
     def read(self, indices: Tensor) -> tuple[Tensor, ...]:
         indices = indices.to(self.x.device)
@@ -151,10 +142,10 @@ class TextBatches(Stream):
     Args:
         tokens: (N,), any integer type (uint8 is kept as it is on `device`).
         length: L.
-        size: windows per batch and process, B.
+        size: windows per batch, B.
         order: "random": starts drawn uniformly, with replacement, anywhere in the text; "sequential": the
             ⌊N/L⌋ windows that do not overlap, in the order of the text, round and round.
-        device, seed, rank, world: as in `Batches`.
+        device, seed: as in `Batches`.
 
     Raises:
         ValueError: the text is shorter than a window, or `order` is neither word.
@@ -169,10 +160,8 @@ class TextBatches(Stream):
         order: str = "random",
         device: torch.device | str = "cpu",
         seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
     ):
-        super().__init__(len(tokens), size=size, seed=seed, rank=rank, world=world)
+        super().__init__(len(tokens), size=size, seed=seed)
         if tokens.ndim != 1 or not 1 <= length <= len(tokens):
             raise ValueError(f"need tokens (N,) with N >= length >= 1, got {tuple(tokens.shape)}, length {length}")
         if order not in ("random", "sequential"):
@@ -180,13 +169,12 @@ class TextBatches(Stream):
         self.tokens, self.length, self.order = tokens.to(device), length, order
 
     def indices(self, step: int) -> Tensor:
-        """Where the windows of batch `step` begin: (world × size,) int64."""
-        batch = self.size * self.world
+        """Where the windows of batch `step` begin: (B,) int64."""
         if self.order == "random":
             starts = self.examples - self.length + 1
-            return torch.randint(starts, (batch,), generator=generator(self.seed, step))
+            return torch.randint(starts, (self.size,), generator=generator(self.seed, step))
         windows = self.examples // self.length
-        return (step * batch + torch.arange(batch)) % windows * self.length
+        return (step * self.size + torch.arange(self.size)) % windows * self.length
 
     def read(self, indices: Tensor) -> tuple[Tensor, ...]:
         window = torch.arange(self.length, device=self.tokens.device)
@@ -208,7 +196,6 @@ class LawBatches(Iterator[tuple[Tensor, ...]]):
     """Fresh draws from a law: endless (x,) with x = law.sample(size), from torch's default generator.
 
     The order is that generator's: whoever saves and restores it resumes exactly; the state counts the steps.
-    Processes that share the work must seed it differently.
     """
 
     def __init__(self, law: Law, size: int):

@@ -7,6 +7,7 @@ so a checkpoint exists when its JSON does, and a kill at any moment leaves the o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,14 +32,23 @@ class CheckpointError(RuntimeError):
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Put `content` at `file` such that a reader, or a kill, sees all of it or nothing of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Put `content` at `file` such that a reader, or a kill, sees all of it or nothing of it.
+
+    Raises:
+        OSError: it cannot be written (no permission, a full disk); what stood there before stands there still.
+    """
     draft = file.with_name(f".{file.name}.draft")
-    with open(draft, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(draft, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
     if os.name == "posix":  # the rename itself reaches the disk with the folder
         folder = os.open(file.parent, os.O_RDONLY)
         try:
@@ -162,17 +172,13 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of torch's default generators: the CPU's, and every GPU's."""
+    """The state of torch's default generators: the CPU's, and that of the GPU which this process uses."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state |= {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
-    return state
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Put torch's default generators back to what `random_state` gave. GPUs that are not here are passed over."""
-    for device, value in state.items():
-        if device == "cpu":
-            torch.set_rng_state(value)
-        elif torch.cuda.is_available() and int(device.split(":")[1]) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(value, device)
+    """Put torch's default generators back to what `random_state` gave; a GPU's is passed over where there is none."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -6,7 +6,7 @@
         ...
 
 `fit` runs the same generator with a progress bar and with checkpoints, from which a killed run resumes to the very
-same weights (bit for bit on a CPU).
+same weights (bit for bit on a CPU). Under `lab.processes.joined` both share their work with other processes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
 from gmbook.core.model import Model, Objective
+from gmbook.lab import processes
 from gmbook.lab.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -35,9 +36,11 @@ from gmbook.lab.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from gmbook.lab.processes import is_main
 
 Decay = Literal["constant", "linear", "cosine"]
 History = dict[str, Tensor]  # objective -> (steps,), nan where that player kept still
+Log = Callable[[int, dict[str, float]], None]  # the step and its numbers, by name
 
 
 class Diverged(ArithmeticError):
@@ -56,6 +59,7 @@ def train(
     warmup: int = 0,
     decay: Decay = "constant",
     accumulate: int = 1,
+    shares: int = 1,
     bf16: bool = False,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
@@ -77,6 +81,8 @@ def train(
         clip: the largest allowed norm of a player's gradient.
         warmup, decay: the learning rate's shape, see `schedule`.
         accumulate: the gradient is the mean over so many batches: a large batch in little memory.
+        shares: each batch is cut into so many parts, which are played in turn, or at once where there are several
+            processes (`lab.processes` says what stays equal); at least one for each process.
         bf16: run the losses under bfloat16 autocast. For GPUs; most CPUs are slower with it.
         betas, weight_decay: of AdamW, which is Adam at weight_decay = 0.
         optimizer: makes the optimizer of a player from its parameters, if Adam is not wanted; `lr` stays the rate.
@@ -88,7 +94,8 @@ def train(
         TypeError: `batches` yields something other than tuples.
     """
     objectives = model.objectives() if objectives is None else objectives
-    _check(objectives, steps=steps, accumulate=accumulate, clip=clip)
+    _check(objectives, steps=steps, accumulate=accumulate, clip=clip, shares=shares)
+    shares = processes.shares_of(shares)
     state = State(objectives, optimizer or _adam(betas, weight_decay)) if state is None else state
     shape = schedule(steps, warmup, decay)
     stream = _endless(batches)
@@ -96,17 +103,16 @@ def train(
         if not model.training:  # somebody sampled in between
             model.train()
         group = [next(stream) for _ in range(accumulate)]
+        if shares > 1 and state.step == 0:
+            for objective in objectives.values():
+                processes.first_look(_player(model, objective, bf16), group[0], model)
         losses: dict[str, Tensor] = {}
         for name, objective in objectives.items():
             if state.step % objective.every:
                 continue
             optimizer_ = state.optimizers[name]
             optimizer_.zero_grad()
-            for batch in group:
-                with torch.autocast(model.anchor.device.type, torch.bfloat16, enabled=bf16):
-                    loss = objective.loss(*batch) / accumulate
-                loss.backward(inputs=objective.parameters)  # the other players keep still
-                losses[name] = losses.get(name, 0) + loss.detach()
+            losses[name] = _backward(_player(model, objective, bf16), group, model, objective.parameters, shares)
             if not math.isfinite(losses[name]):
                 raise Diverged(
                     f"the loss {name!r} is {losses[name].item()} at step {state.step}: "
@@ -121,6 +127,31 @@ def train(
             ema.update(model)
         state.step += 1
         yield losses
+
+
+def _player(model: Model, objective: Objective, bf16: bool) -> processes.Play:
+    """A player's move: the weighted loss of a batch, whose gradient goes to the player's own parameters."""
+
+    def play(batch: tuple[Tensor, ...], weight: float) -> Tensor:
+        with torch.autocast(model.anchor.device.type, torch.bfloat16, enabled=bf16):
+            loss = objective.loss(*batch) * weight
+        if torch.is_grad_enabled():
+            loss.backward(inputs=objective.parameters)  # the other players keep still
+        return loss.detach()
+
+    return play
+
+
+def _backward(
+    play: processes.Play, group: list[tuple[Tensor, ...]], model: Model, parameters: list[nn.Parameter], shares: int
+) -> Tensor:
+    """Leave the mean gradient over a group of batches in the parameters; returns the mean loss."""
+    weight = 1 / len(group)
+    if shares > 1:
+        return processes.backward_in_shares(
+            lambda part, fraction: play(part, fraction * weight), group, model, parameters, shares
+        )
+    return torch.stack([play(batch, weight) for batch in group]).sum()
 
 
 def schedule(steps: int, warmup: int = 0, decay: Decay = "constant") -> Callable[[int], float]:
@@ -154,6 +185,10 @@ class State:
         self.step = state["step"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, moments in optimizer.state.items():
+                for key, value in moments.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:  # laid out as fused kernels want
+                        moments[key] = torch.empty_like(parameter).copy_(value)
 
 
 class EMA:
@@ -226,8 +261,10 @@ def fit(
     resume: bool = False,
     save_every: int = 500,
     progress: bool = True,
+    log: Log | None = None,
     objectives: dict[str, Objective] | None = None,
     ema: EMA | None = None,
+    shares: int = 1,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
@@ -238,27 +275,31 @@ def fit(
     A checkpoint holds the weights, the optimizers, the average, torch's generators, the place in the data, the step,
     the losses and the seconds so far. A run that was killed and resumed ends with the weights of one that was not; on a
     CPU bit for bit, if `batches` has `state_dict` and `load_state_dict` (as `lab.batches.Batches`) or yields the same
-    at every step. Ctrl-C finishes the step, saves and stops; pressed twice, it stops at once.
+    at every step. Ctrl-C (or SIGTERM, which clusters send) finishes the step, saves and stops; Ctrl-C pressed twice
+    stops at once. Of several processes the first alone writes, and all must see one folder. Their number may change
+    when a run is resumed: its shares stay, if the new number divides them.
 
     Args:
         folder: where checkpoints go, the newest two; None keeps none.
         resume: continue from the newest sound checkpoint in `folder`, or begin if there is none.
         save_every: steps between checkpoints; the last step is always saved.
         progress: show a bar with steps per second, time left and losses.
+        log: gets the number and the recent mean losses of every tenth step, for a logbook such as TensorBoard.
         options: all others as in `train`.
 
     Raises:
         Diverged: a loss became NaN or infinite; the last checkpoint stays.
         FileExistsError: the folder holds checkpoints and `resume` is False.
         CheckpointError: the checkpoints are damaged or belong to another model.
+        OSError: a checkpoint could not be written (full disk); the one before it stays.
         KeyboardInterrupt: after Ctrl-C; its message says how to resume.
     """
     objectives = model.objectives() if objectives is None else objectives
-    _check(objectives, steps=steps)
+    _check(objectives, steps=steps, shares=shares)
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     state = State(objectives, optimizer or _adam(betas, weight_decay))
-    run = _Run(model, state, ema, batches, Path(folder) if folder is not None else None)
+    run = _Run(model, state, ema, batches, Path(folder) if folder is not None else None, processes.shares_of(shares))
     if resume and folder is None:
         raise ValueError("resume needs the folder of the run to continue")
     if resume:
@@ -266,7 +307,9 @@ def fit(
     elif folder is not None and checkpoints(Path(folder)):
         raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
 
-    loop = train(model, batches, steps=steps, objectives=objectives, ema=ema, state=state, **options)
+    run.check_agreement()
+
+    loop = train(model, batches, steps=steps, objectives=objectives, ema=ema, state=state, shares=run.shares, **options)
     bar = tqdm(loop, total=steps, initial=state.step, disable=not (progress and is_main()), **_pace(), unit="step")
     saved = state.step
     with _polite_interrupt() as interrupted, bar:
@@ -275,34 +318,40 @@ def fit(
                 run.losses.append(losses)
                 if state.step % 10 == 0 and not bar.disable:
                     bar.set_postfix_str(_recent(run.losses), refresh=False)
-                if state.step % save_every == 0 or state.step == steps or interrupted:
+                if state.step % 10 == 0 and log is not None and is_main():
+                    log(state.step, _means(run.losses, 10))
+                stop = processes.anywhere(bool(interrupted), model.anchor.device)
+                if state.step % save_every == 0 or state.step == steps or stop:
                     run.save()
                     saved = state.step
-                if interrupted:
+                if stop:
                     raise KeyboardInterrupt(run.how_to_resume())
-        except Diverged as error:
+        except (Diverged, OSError) as error:
             kept = f"; the checkpoint of step {saved} in {folder} is kept" if folder is not None and saved else ""
-            raise Diverged(f"{error}{kept}") from None
+            raise type(error)(f"{error}{kept}") from error
     return run.history()
 
 
 class _Run:
     """All that a checkpoint holds, gathered."""
 
-    def __init__(self, model: Model, state: State, ema: EMA | None, batches: Any, folder: Path | None):
+    def __init__(self, model: Model, state: State, ema: EMA | None, batches: Any, folder: Path | None, shares: int):
         self.model, self.state, self.ema, self.batches, self.folder = model, state, ema, batches, folder
+        self.shares = shares
         self.began, self.seconds = time.perf_counter(), 0.0  # of this process, of those before it
         self.past: History = {}
         self.losses: list[dict[str, Tensor]] = []
 
     def save(self) -> None:
         """Write a checkpoint, unless there is no folder or another process writes it."""
-        if self.folder is None or not is_main():
+        if self.folder is None:
             return
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise Diverged(f"{name} is NaN or infinite after step {self.state.step - 1}: lower lr, or set clip")
         self.past, self.losses = self.history(), []
+        if not is_main():
+            return
         place = getattr(self.batches, "state_dict", None)
         content = {
             "model": self.model.state_dict(),
@@ -311,6 +360,7 @@ class _Run:
             "batches": place() if place is not None else None,
             "random": random_state(),
             "history": self.past,
+            "shares": self.shares,
             "seconds": self.seconds + time.perf_counter() - self.began,
         }
         save_checkpoint(self.folder, self.state.step, content)
@@ -331,11 +381,26 @@ class _Run:
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoints in {self.folder} belong to another model: {error}") from error
         self.past, self.seconds = content["history"], content.get("seconds", 0.0)
+        self.shares = processes.shares_of(max(content.get("shares", 1), self.shares))
         if content["batches"] is not None:
             self.batches.load_state_dict(content["batches"])
         else:
             print("the data have no state_dict: resuming at their beginning", file=sys.stderr)
         set_random_state(content["random"])  # last: nothing above may disturb it
+
+    def check_agreement(self) -> None:
+        """All processes must stand at the same step; then the first one's weights are everybody's.
+
+        Raises:
+            CheckpointError: they do not see the same folder.
+        """
+        device = self.model.anchor.device
+        if not processes.agree(self.state.step, device):
+            raise CheckpointError(
+                f"{self.folder} is at step {self.state.step} for process {processes.rank()} and elsewhere for another: "
+                "all processes, on all machines, need one shared folder"
+            )
+        processes.follow_main(_tensors(self.model))
 
     def history(self) -> History:
         names = self.state.optimizers
@@ -348,15 +413,12 @@ class _Run:
         return f"stopped and saved at step {self.state.step} in {self.folder}; resume=True (--resume) continues it"
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints: always, unless torch.distributed runs several."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
-
-
-def _check(objectives: dict[str, Objective], *, steps: int, accumulate: int = 1, clip: float | None = None) -> None:
-    if steps < 1 or accumulate < 1:
-        raise ValueError(f"steps and accumulate must be at least 1, got {steps} and {accumulate}")
+def _check(
+    objectives: dict[str, Objective], *, steps: int, accumulate: int = 1, clip: float | None = None, shares: int = 1
+) -> None:
+    for name, number in {"steps": steps, "accumulate": accumulate, "shares": shares}.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     if clip is not None and clip <= 0:
         raise ValueError(f"clip is a gradient norm and must be positive, got {clip}; None turns it off")
     for name, objective in objectives.items():
@@ -387,10 +449,15 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _recent(losses: list[dict[str, Tensor]], window: int = 50) -> str:
+def _means(losses: list[dict[str, Tensor]], window: int) -> dict[str, float]:
+    """The mean losses of the last steps, of each player over those at which it moved."""
     names = {name for step in losses[-window:] for name in step}
     recent = {name: [float(step[name]) for step in losses[-window:] if name in step] for name in sorted(names)}
-    return ", ".join(f"{name} {sum(values) / len(values):.4g}" for name, values in recent.items())
+    return {name: sum(values) / len(values) for name, values in recent.items()}
+
+
+def _recent(losses: list[dict[str, Tensor]]) -> str:
+    return ", ".join(f"{name} {mean:.4g}" for name, mean in _means(losses, 50).items())
 
 
 def _pace() -> dict[str, Any]:
@@ -400,19 +467,23 @@ def _pace() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _polite_interrupt() -> Iterator[list[bool]]:
-    """Within it, the first Ctrl-C only fills the list it gives; the second one interrupts as usual."""
+    """Within it, Ctrl-C and SIGTERM only fill the list it gives; Ctrl-C pressed again interrupts as usual.
+
+    Not so where several processes share the run: torchrun passes a signal on that the terminal has sent to all anyway.
+    """
     interrupted: list[bool] = []
 
     def note(signum: int, frame: Any) -> None:
-        if interrupted:
+        if interrupted and signum == signal.SIGINT and processes.world() == 1:
             raise KeyboardInterrupt
         interrupted.append(True)
 
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield interrupted
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

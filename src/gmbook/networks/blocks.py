@@ -32,19 +32,20 @@ class Attention(nn.Module):
     Args:
         width: D.
         heads: the number of heads; d = D/heads.
-        context: the width of the context's tokens, for cross-attention.
+        context: the width of the context's tokens, for cross-attention; None for self-attention.
 
     Shapes: x (B, N, D), context (B, M, `context`) -> (B, N, D).
 
     Raises:
-        ValueError: heads does not divide width.
+        ValueError: heads does not divide width; or, when called, cross-attention is given no context, or
+            self-attention is given one.
     """
 
     def __init__(self, width: int, heads: int, context: int | None = None):
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"the number of heads must divide the width, got {heads} heads and width {width}")
-        self.heads = heads
+        self.heads, self.crosses = heads, context is not None
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width if context is None else context, 2 * width)
         self.out = nn.Linear(width, width)
@@ -55,6 +56,12 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None = None, causal: bool = False, angles: Angles | None = None
     ) -> Tensor:
+        if self.crosses != (context is not None):
+            raise ValueError(
+                "cross-attention needs its context: call it with context (B, M, d)"
+                if self.crosses
+                else "this is self-attention: build it with context=<the width of the context's tokens>"
+            )
         query = self._split(self.query(x))
         key, value = map(self._split, self.key_value(x if context is None else context).chunk(2, -1))
         if angles is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Guided(nn.Module):
     """ε_u + s (ε_c − ε_u), from one call of the network with a doubled batch (def-guidance).
 
-    arXiv:2207.12598, Eq. 6, which writes (1 + w) ε_c − w ε_u: w = s − 1. So s = 1 is the conditional network
+    arXiv:2207.12598, which writes (1 + w) ε_c − w ε_u: w = s − 1. So s = 1 is the conditional network
     and s = 0 the unconditional one, both exactly; s > 1 guides. Reading one quantity from another is affine
     with weights that do not depend on y, so guiding ε, x_0, v, the score or the velocity is the same thing,
     and a `Denoiser` around `Guided(net, ...)` may be read as any of them. What it samples is not the density
@@ -39,7 +39,7 @@ class Guided(nn.Module):
 
 
 def drop_labels(y: Tensor, p: float, null: int | Tensor) -> Tensor:
-    """y with each example's label replaced by `null` with probability p. arXiv:2207.12598, Algorithm 1.
+    """y with each example's label replaced by `null` with probability p. arXiv:2207.12598.
 
     Shapes: y (B,) with null an int, or y (B, M, d) with null (M, d) or (1, d); same shape out.
 

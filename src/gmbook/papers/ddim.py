@@ -18,7 +18,7 @@ from gmbook.core.solvers import last
 
 
 def transition_std(path: Path, t: Tensor, s: Tensor) -> Tensor:
-    """The noise of q(x_t | x_s) for s < t: √(σ_t² − (α_t/α_s)²σ_s²), like t. On VP it is σ̂ = √(1 − ᾱ_t/ᾱ_s), §5.1."""
+    """The noise of q(x_t | x_s) for s < t: √(σ_t² − (α_t/α_s)²σ_s²), like t. On VP it is σ̂ = √(1 − ᾱ_t/ᾱ_s), §5."""
     ratio = path.alpha(t) / path.alpha(s)
     return (path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2).clamp(min=0).sqrt()
 

@@ -54,9 +54,9 @@ class Solution(NamedTuple):
 class CNF(Bijection):
     """dz/dt = f(z, t) from data, t = 0, to noise, t = 1: a bijection with log|det| = ∫ tr(∂f/∂z) dt.
 
-    The instantaneous change of variables, Eq. 2 (ffjord-trace), integrated together with z, Eq. 3
+    The instantaneous change of variables, Eq. 2 (ffjord-trace), integrated together with z, Eq. 4
     (ffjord-augmented). In training mode the trace is Hutchinson's εᵀ(∂f/∂z)ε with one ε per sample, drawn before the
-    solve and fixed during it, Eq. 7 (ffjord-hutchinson): with a new ε at each evaluation an adaptive solver would
+    solve and fixed during it, Eqs. 7–8 (ffjord-hutchinson): with a new ε at each evaluation an adaptive solver would
     chase noise. In evaluation mode it is exact, unless `test_probe` is given: exact costs D backward passes.
 
     Args:
@@ -64,7 +64,7 @@ class CNF(Bijection):
         probe: `rademacher`, `gaussian`, or None for the exact trace in training too.
         test_probe: the same for evaluation mode.
         rtol, atol: tolerances of dopri5.
-        use_adjoint: gradients by the adjoint method, Section 2.2 (ffjord-adjoint): memory does not grow with the
+        use_adjoint: gradients by the adjoint method, Section 2.2.1 (ffjord-adjoint): memory does not grow with the
             steps. False differentiates through the solver: exact for the steps taken, and faster on small nets.
         solver: another solver of the same kind; then rtol and atol play no part.
         times: the times to stop at, (n,) from 0 to 1; a fixed-step solver takes one step between two of them.
@@ -153,7 +153,7 @@ class FFJORD(Flow):
             numbers as they are.
         kinetic: λ_K, the weight of ∫‖f‖² dt per dimension (ffjord-kinetic): straight, slow paths, hence few
             evaluations.
-        jacobian: λ_J, the weight of ∫‖εᵀ∂f/∂z‖² dt per dimension (arXiv:2002.02798, Eq. 11).
+        jacobian: λ_J, the weight of ∫‖εᵀ∂f/∂z‖² dt per dimension (arXiv:2002.02798).
         options: as of `CNF`: probe, test_probe, rtol, atol, use_adjoint, solver, times.
     """
 

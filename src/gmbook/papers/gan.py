@@ -78,7 +78,7 @@ def r1(gamma: float = 1.0) -> Penalty:
 def gradient_penalty(weight: float = 10.0) -> Penalty:
     """λ E (‖∇ℓ(x̂)‖ − 1)², x̂ uniform on the segments between real and generated points (gan-gradient-penalty).
 
-    arXiv:1704.00028, Eq. 3. It holds the critic near Lipschitz where the optimal critic's transport runs.
+    arXiv:1704.00028. It holds the critic near Lipschitz where the optimal critic's transport runs.
     """
 
     def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
@@ -126,6 +126,10 @@ class GAN(Model):
             raise ValueError(f"n must be at least 1, got {n}")
         z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
         return self.generator(z)
+
+    def networks(self) -> list[nn.Module]:
+        """Both, but under a penalty the generator alone: a compiled network has no gradient of its gradient."""
+        return [self.generator] if self.penalty is not None else [self.generator, self.discriminator]
 
     def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """L_D = −V for the classical games, plus the penalty: (B, *S) -> ()."""

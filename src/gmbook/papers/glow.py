@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from gmbook.core.bijections import (
     ActNorm,
-    AdditiveCoupling,
-    AffineCoupling,
     Bijection,
     Compose,
     Flow,
@@ -25,14 +23,21 @@ from gmbook.core.bijections import (
     OnHalf,
     PLULinear,
     Shift,
+    SplitCoupling,
     Squeeze,
-    channel_mask,
 )
 
 
 def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Module:
     """A convolution on images (axes 2), a linear map on vectors (axes 0)."""
     return nn.Linear(channels, out) if axes == 0 else nn.Conv2d(channels, out, kernel, padding=kernel // 2)
+
+
+def scaled(map: nn.Module, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+    """gain ⊙ map(x) + shift per channel, (out,) each, multiplied into the layer's weights, of which there are fewer."""
+    weight = gain.reshape(-1, *(1,) * (map.weight.ndim - 1)) * map.weight
+    bias = gain * map.bias + shift
+    return F.linear(x, weight, bias) if x.ndim == 2 else F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class ZeroLayer(nn.Module):
@@ -43,60 +48,58 @@ class ZeroLayer(nn.Module):
         self.map = layer(channels, out, axes, 3)
         nn.init.zeros_(self.map.weight)
         nn.init.zeros_(self.map.bias)
-        self.log_gain = nn.Parameter(torch.zeros(out, *(1,) * axes))
+        self.log_gain = nn.Parameter(torch.zeros(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.map(x) * (3 * self.log_gain).exp()
+        return scaled(self.map, x, (3 * self.log_gain).exp())
 
 
 class _Normalised(nn.Module):
-    """A layer followed by actnorm, as the networks of the paper's code have it; the log-determinant is not needed."""
+    """A layer, actnorm and ReLU, as the networks of the paper's code have it; the log-determinant is not needed."""
 
     def __init__(self, channels: int, out: int, axes: int, kernel: int):
         super().__init__()
         self.map, self.actnorm = layer(channels, out, axes, kernel), ActNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.actnorm(self.map(x))[0].relu()
+        if self.training and not self.actnorm.initialised:
+            self.actnorm(self.map(x))  # looks at the data
+        return scaled(self.map, x, self.actnorm.log_scale.exp(), self.actnorm.bias).relu()
 
 
 class CouplingNet(nn.Module):
-    """NN of Table 1: 3×3, 1×1, 3×3 convolutions; it reads the first half of the channels and moves the second.
+    """NN of Table 1: 3×3, 1×1, 3×3 convolutions from the channels that stay to (s, t) for those that move.
+
+    s = log σ(h + 2), the scale of the paper's code. At h = 0 it is 0.881, not 1: a new coupling shrinks.
 
     Args:
-        channels: C, all channels.
-        parts: 2 for (log-scale, shift), 1 for a shift.
+        kept, moved: the channels of x_1, which it reads, and of x_2.
         width: hidden channels, 512 in the paper.
         axes: 2 for images, 0 for vectors.
+        additive: no scale, s = 0.
     """
 
-    def __init__(self, channels: int, parts: int, width: int, axes: int):
+    def __init__(self, kept: int, moved: int, width: int, axes: int, additive: bool = False):
         super().__init__()
-        self.parts, self.kept = parts, (channels + 1) // 2
+        self.additive = additive
         self.net = nn.Sequential(
-            _Normalised(self.kept, width, axes, 3),
+            _Normalised(kept, width, axes, 3),
             _Normalised(width, width, axes, 1),
-            ZeroLayer(width, parts * (channels - self.kept), axes),
+            ZeroLayer(width, moved if additive else 2 * moved, axes),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        kept = x[:, : self.kept]
-        outputs = self.net(kept).chunk(self.parts, 1)
-        return torch.cat([part for output in outputs for part in (torch.zeros_like(kept), output)], 1)
-
-
-def log_sigmoid_bound(h: Tensor) -> Tensor:
-    """s = log σ(h + 2): the scale of the paper's code. At h = 0 it is 0.881, not 1: a new coupling shrinks."""
-    return F.logsigmoid(h + 2)
+    def forward(self, x1: Tensor) -> tuple[Tensor, Tensor]:
+        if self.additive:
+            t = self.net(x1)
+            return torch.zeros_like(t), t
+        h, t = self.net(x1).chunk(2, 1)
+        return F.logsigmoid(h + 2), t
 
 
 def step(shape: tuple[int, ...], width: int, plu: bool, additive: bool) -> Bijection:
     """One step of flow, Table 1: actnorm (glow-actnorm), 1×1 convolution (glow-convolution, glow-plu), coupling."""
-    channels, axes, mask = shape[0], len(shape) - 1, channel_mask(shape)
-    if additive:
-        coupling: Bijection = AdditiveCoupling(CouplingNet(channels, 1, width, axes), mask)
-    else:
-        coupling = AffineCoupling(CouplingNet(channels, 2, width, axes), mask, log_sigmoid_bound)
+    channels, kept = shape[0], (shape[0] + 1) // 2
+    coupling = SplitCoupling(CouplingNet(kept, channels - kept, width, len(shape) - 1, additive), kept)
     return Compose(ActNorm(channels), PLULinear(channels) if plu else InvertibleLinear(channels), coupling)
 
 
@@ -176,6 +179,6 @@ class Glow(Flow):
         """x = f⁻¹(Tε), (n, *S): all noise has the standard deviation T (glow-temperature). Labels play no part.
 
         With additive couplings this draws exactly from p(x)^{1/T²}, normalised, for the log-determinant is constant.
-        (Section 6 prints p(x)^{T²}.) With affine couplings it does not.
+        (The paper prints p(x)^{T²}.) With affine couplings it does not.
         """
         return self.bijection.inverse(temperature * self.base.sample(n))

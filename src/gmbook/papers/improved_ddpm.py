@@ -7,18 +7,19 @@ bound, and sampling on a sub-sequence of the steps. Letters and indices as in `d
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gmbook.core.divergence import jacobian_diagonal
 from gmbook.core.model import check_event
-from gmbook.core.paths import CosinePath, Quantity, broadcast
+from gmbook.core.paths import CosinePath, broadcast
 from gmbook.papers.ddpm import DDPM
 
 
 def cosine_betas(steps: int = 1000, s: float = 0.008, most: float = 0.999) -> Tensor:
-    """β_i = min(1 − ᾱ_i/ᾱ_{i−1}, 0.999) for the ᾱ = f/f(0) of Eq. 17, `CosinePath` (improved-cosine): (T,), float64.
+    """β_i = min(1 − ᾱ_i/ᾱ_{i−1}, 0.999) for the ᾱ = f/f(0) of `CosinePath` (improved-cosine): (T,), float64.
 
     f(i) = cos²((i/T + s)/(1 + s) · π/2). The clip, which keeps the last step from being singular, touches only i = T.
     """
@@ -37,10 +38,10 @@ class ImprovedDDPM(DDPM):
         shape: the event shape S.
         steps: T.
         betas: the table (T,); None for the cosine one.
-        predicts, clip, levels: as in DDPM. Clip, on the cosine schedule: its first step back multiplies an error of ε̂
-            by √(ᾱ_{T−1}/ᾱ_T) = 32, and that of a sub-sequence by more.
         vlb_weight: λ in L_simple + λ L_vlb, 0.001 in the paper.
         history, uniform: of the sampler of steps, `LossSecondMoment`.
+        options: predicts, clip, levels, as in DDPM. Clip, on the cosine schedule: its first step back multiplies an
+            error of ε̂ by √(ᾱ_{T−1}/ᾱ_T) = 32, and that of a sub-sequence by more.
 
     Raises:
         ValueError: (when called) the network does not output 2C channels.
@@ -52,15 +53,12 @@ class ImprovedDDPM(DDPM):
         shape: tuple[int, ...],
         steps: int = 1000,
         betas: Tensor | None = None,
-        predicts: Quantity = "eps",
-        clip: float | None = None,
-        levels: int | None = None,
         vlb_weight: float = 0.001,
         history: int = 10,
         uniform: float = 0.001,
+        **options: Any,
     ):
-        betas = cosine_betas(steps) if betas is None else betas
-        super().__init__(net, shape, betas=betas, predicts=predicts, variance="small", clip=clip, levels=levels)
+        super().__init__(net, shape, betas=cosine_betas(steps) if betas is None else betas, variance="small", **options)
         self.vlb_weight = vlb_weight
         self.importance = LossSecondMoment(self.steps, history, uniform)
 
@@ -136,8 +134,8 @@ class ImprovedDDPM(DDPM):
         many calls, and has its own variational bound."""
         kept = sub_sequence(self.steps, steps)
         net, betas = Respaced(self.net, kept.to(self.alpha_bar) / self.steps), strided_betas(self.alpha_bar, kept)
-        predicts, clip, levels, weight = self.predicts, self.clip, self.levels, self.vlb_weight
-        return ImprovedDDPM(net, self.shape, steps, betas, predicts, clip, levels, weight)
+        options: dict[str, Any] = {"predicts": self.predicts, "clip": self.clip, "levels": self.levels}
+        return ImprovedDDPM(net, self.shape, betas=betas, vlb_weight=self.vlb_weight, **options)
 
 
 # --------------------------------------------------------------------------------------- strided sub-sequences

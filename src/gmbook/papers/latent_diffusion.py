@@ -8,6 +8,7 @@ quantiser (`vqgan.VQAutoencoder`), trained as `vqgan` says. The second is any `D
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.gaussians import kl_normal
 from gmbook.core.model import Model, Objective, check_event
-from gmbook.papers.vqgan import Adversary, Autoencoder, Perceptual
+from gmbook.papers.vqgan import Autoencoder
 
 
 class KLAutoencoder(Autoencoder):
@@ -27,7 +28,7 @@ class KLAutoencoder(Autoencoder):
         encoder: (B, *S) -> (B, 2c, …): mean and log-variance, side by side in the channels.
         decoder: (B, c, …) -> (B, *S).
         weight: of the KL term, nats summed over the latent; 1e-6 in the paper's configurations.
-        others: as `Autoencoder`.
+        options: perceptual, adversary, as of `Autoencoder`.
     """
 
     def __init__(
@@ -36,10 +37,9 @@ class KLAutoencoder(Autoencoder):
         decoder: nn.Module,
         shape: tuple[int, ...],
         weight: float = 1e-6,
-        perceptual: Perceptual | None = None,
-        adversary: Adversary | None = None,
+        **options: Any,
     ):
-        super().__init__(shape, perceptual, adversary)
+        super().__init__(shape, **options)
         self.encoder, self.decoder, self.weight = encoder, decoder, weight
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class DiffusionHead(Head):
 
 
 class MeanHead(Head):
-    """Squared error: the draw is E[x | z], whatever p(x | z) is (mar-mean-collapse). Appendix D.3's "L2 loss".
+    """Squared error: the draw is E[x | z], whatever p(x | z) is (mar-mean-collapse).
 
     A temperature has nothing to scale here.
 

@@ -10,6 +10,7 @@ computes (x + t) e^s: the same determinant, another inverse.) Images are integer
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ MakeNet = Callable[[int, int], nn.Module]  # (channels in, channels out) -> a ne
 
 
 class NICE(Flow):
-    """Additive couplings that split odd from even coordinates, then one scaling. arXiv:1410.8516, Section 3.
+    """Additive couplings that split odd from even coordinates, then one scaling. arXiv:1410.8516.
 
     The couplings keep volume, log|det| = 0 (nice-coupling); only z = exp(s) ⊙ h at the end changes it
     (nice-scaling). The prior is logistic (nice-logistic).
@@ -135,11 +136,9 @@ class RealNVP(Flow):
         shape: tuple[int, ...],
         make_net: MakeNet,
         scales: int = 2,
-        per_mask: int = 3,
-        last: int = 4,
-        batch_norm: bool = True,
         alpha: float = 0.05,
         levels: int = 256,
+        **layers: Any,
     ) -> RealNVP:
         """The multi-scale flow on integer images (C, H, W): dequantise, logit (realnvp-logit), then the scales.
 
@@ -147,6 +146,7 @@ class RealNVP(Flow):
             make_net: makes (s, t) of a coupling, (B, C, H, W) -> (B, 2C, H, W), for every C and size that occur.
             alpha: the logit's α; state it with every bits/dim.
             levels: the integers are 0..levels − 1.
+            layers: per_mask, last, batch_norm, as of `multiscale`.
 
         Raises:
             ValueError: the height or width cannot be halved `scales − 1` times, or less than two pixels are left.
@@ -156,5 +156,5 @@ class RealNVP(Flow):
                 f"{scales} scales need a height and width that can be halved {scales - 1} times and keep two pixels, "
                 f"got {shape}: use fewer scales, or pad"
             )
-        flow = multiscale(shape, make_net, scales, per_mask, last, batch_norm)
+        flow = multiscale(shape, make_net, scales, **layers)
         return cls(Compose(Logit(alpha), flow), shape, levels=levels)

@@ -128,7 +128,8 @@ class SEDD(TokenModel):
         return law / law.sum(-1, keepdim=True)
 
     def tweedie(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
-        """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Theorem 4.1 (sedd-tweedie).
+        """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Eq. 19, after Theorem 4.1
+        (sedd-tweedie).
 
         With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
         the error of a finite step comes from. At keep_s = 1, where data hold no mask, the mask's entry is cut off:

@@ -163,7 +163,7 @@ class VAE(Model):
         return (self.log_joint(repeated, z) - log_normal(z, mean, std)).reshape(k, len(x))
 
     def iwae(self, x: Tensor, k: int, q: Normal | None = None) -> Tensor:
-        """The importance-weighted bound with k draws, arXiv:1509.00519, Eq. 8: (B,), nats (vae-iwae).
+        """The importance-weighted bound with k draws, arXiv:1509.00519: (B,), nats (vae-iwae).
 
         log (1/k) Σ_j w_j; its expectation rises with k to log p(x), from about Var[w]/(2k p(x)²) below (vae-iwae-gap).
         """
@@ -209,7 +209,7 @@ class VAE(Model):
 
     @torch.no_grad()
     def active_units(self, x: Tensor, threshold: float = 0.01) -> Tensor:
-        """Which units carry information: Var_x E_q[z_j | x] > threshold, arXiv:1509.00519, §5.2: (latent,) bool."""
+        """Which units carry information: Var_x E_q[z_j | x] > threshold, arXiv:1509.00519: (latent,) bool."""
         return self.encode(x)[0].var(0) > threshold
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +165,7 @@ class VQAutoencoder(Autoencoder):
         codes: K.
         dim: c.
         beta: the weight of the commitment term; 0.25 in arXiv:1711.00937.
-        others: as `Autoencoder`.
+        options: perceptual, adversary, as of `Autoencoder`.
     """
 
     def __init__(
@@ -175,10 +176,9 @@ class VQAutoencoder(Autoencoder):
         codes: int,
         dim: int,
         beta: float = 0.25,
-        perceptual: Perceptual | None = None,
-        adversary: Adversary | None = None,
+        **options: Any,
     ):
-        super().__init__(shape, perceptual, adversary)
+        super().__init__(shape, **options)
         self.encoder, self.decoder, self.beta = encoder, decoder, beta
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
 

@@ -1,0 +1,144 @@
+"""The GPU setting's code path, on the CPU: bfloat16, torch.compile, channels last, fused AdamW, averaged weights.
+
+The classes and options are those of the GPU budget; the networks are small ones of the same kind, on 8×8 digits and the
+book's prose. The compiler's tracing is real; what it traces is run as it stands, except in one test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmbook import experiments
+from gmbook.core.model import Model
+from gmbook.experiments import base, ddpm, flow_matching, gan, mdlm, realnvp, vae
+from gmbook.experiments.base import Experiment
+from gmbook.lab import data
+from gmbook.lab.checkpoint import newest_checkpoint
+from gmbook.networks.unet import UNet
+from gmbook.papers.ddpm import DDPM
+from gmbook.papers.flow_matching import FlowMatching
+
+AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and e.dataset in ("mnist", "cifar10", "text8")]
+
+
+def unet() -> UNet:
+    return UNet(1, width=8, multipliers=(1, 2), attention=(1,), classes=10, drop=0.1, dropout=0.1)
+
+
+SHAPE = (1, 8, 8)
+SMALL: dict[str, tuple[str, Callable[[], Model], Callable[[int, int], Any]]] = {
+    "vae": ("mnist", lambda: vae.model(SHAPE, 16, 4, depth=2), lambda s, n: vae.batches(digits(), s, n)),
+    "gan": ("mnist", lambda: gan.model(SHAPE, 8), lambda s, n: gan.batches(digits(), s, n)),
+    "realnvp": (
+        "mnist",
+        lambda: realnvp.model(SHAPE, 4, 1, 2, levels=17),
+        lambda s, n: realnvp.batches(digits(), s, n),
+    ),
+    "ddpm": ("mnist", lambda: DDPM(unet(), SHAPE, levels=17), lambda s, n: ddpm.image_batches(digits(), s, n)),
+    "flow_matching": (
+        "cifar10",
+        lambda: FlowMatching(unet(), SHAPE),
+        lambda s, n: ddpm.image_batches(digits(), s, n, True, flow_matching.centred),
+    ),
+    "mdlm": ("text8", lambda: mdlm.mdlm(16, 1, 2, 16, 0.05), lambda s, n: mdlm.batches(data.prose("train"), 16, s, n)),
+    "autoregressive": (
+        "text8",
+        lambda: mdlm.autoregressive(16, 1, 2, 16, 0.05),
+        lambda s, n: mdlm.batches(data.prose("train"), 16, s, n),
+    ),
+}
+
+
+def digits() -> data.ImageSet:
+    return data.digits("train")
+
+
+def small(paper: str) -> Experiment:
+    """The GPU experiment with a small network of its kind and a small batch."""
+    dataset, model, batches = SMALL[paper]
+    return replace(experiments.find(paper, dataset, "gpu"), model=model, batches=batches, size=8)
+
+
+class Compiler:
+    """A backend of torch.compile that runs what was traced, and notes under what it ran."""
+
+    def __init__(self) -> None:
+        self.graphs, self.autocast = 0, set()
+
+    def __call__(self, graph: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+
+        def run(*arguments: Tensor) -> Any:
+            self.autocast.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            return graph(*arguments)
+
+        return run
+
+
+@pytest.mark.parametrize("paper", SMALL)
+def test_three_steps_as_on_a_gpu(paper: str, tmp_path: Path):
+    torch._dynamo.reset()
+    experiment, compiler = small(paper), Compiler()
+    model, history = base.run(experiment, tmp_path, steps=3, progress=False, backend=compiler)
+    assert compiler.graphs >= 1 and compiler.autocast == {(True, torch.bfloat16)}
+    assert all(values.isfinite().all() for values in history.values())
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    state = newest_checkpoint(tmp_path)[1]
+    assert all(group["fused"] for o in state["train"]["optimizers"].values() for group in o["param_groups"])
+    assert (state["ema"] is not None) == (experiment.ema is not None)
+    convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight[0, 0].numel() > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert bool(convolutions) == experiment.channels_last
+
+    options = {key: value for key, value in experiment.options.items() if key != "bf16"}
+    plain = replace(experiment, options=options, compile=False, channels_last=False)
+    _, expected = base.run(plain, tmp_path / "plain", steps=3, progress=False)
+    for name, values in history.items():
+        torch.testing.assert_close(values, expected[name], rtol=0.05, atol=0.05)
+        assert not torch.equal(values, expected[name]), "bfloat16 left no trace"
+
+
+def test_the_real_compiler_on_the_smallest_network(tmp_path: Path):
+    torch._dynamo.reset()
+    _, history = base.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
+    _, expected = base.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
+    torch.testing.assert_close(history["loss"], expected["loss"], rtol=0.02, atol=0.0)
+
+
+def test_every_experiment_at_scale_uses_what_a_gpu_has():
+    for experiment in AT_SCALE:
+        convolutional = any(isinstance(m, nn.Conv2d) for m in experiment.model().modules())
+        assert experiment.compile and experiment.options["bf16"], experiment.name
+        assert experiment.channels_last == convolutional, experiment.name
+    assert {e.paper for e in AT_SCALE} == set(SMALL)
+
+
+def test_no_laptop_experiment_uses_them():
+    """Their records were made without, and would be others with them."""
+    for experiment in experiments.EXPERIMENTS:
+        if experiment.budget == "laptop":
+            assert not (experiment.compile or experiment.channels_last or "bf16" in experiment.options)
+
+
+def test_a_critic_under_a_penalty_is_not_compiled():
+    """torch.compile has no gradient of a gradient."""
+    penalised, plain = gan.model(SHAPE, 8), gan.model(SHAPE, 8)
+    plain.penalty = None
+    assert penalised.networks() == [penalised.generator]
+    assert plain.networks() == [plain.generator, plain.discriminator]
+
+
+def test_channels_last_survives_a_resumption_bit_for_bit(tmp_path: Path):
+    """The moments are read back in the layout of their weights, which a fused optimizer takes for granted."""
+    experiment = replace(small("gan"), compile=False, options=gan.PLAYERS)
+    whole, _ = base.run(experiment, tmp_path / "whole", steps=4, progress=False)
+    for steps in (2, 4):
+        parts, _ = base.run(experiment, tmp_path / "parts", steps=steps, resume=True, progress=False)
+    torch.testing.assert_close(dict(parts.state_dict()), dict(whole.state_dict()), rtol=0, atol=0)
