@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 KEY := $(shell cat pyproject.toml requirements.lock tools/jupyterlab.json | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(KEY)
 PEERS := $(VENV)/.peers-$(KEY)
+SITE := $(VENV)/.site-$(KEY)
+COURSE := $(VENV)/.course-$(KEY)
 NOTEBOOKS = $(wildcard chapters/*/*.ipynb)
 
 # Two processes side by side with two OpenMP threads each are seventy times slower than with one.
@@ -21,7 +23,7 @@ export GOMP_SPINCOUNT ?= 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup peers lab test test-unit test-chapters check format sync book bench race doctor clean
+.PHONY: help setup peers course lab test test-unit test-chapters check format sync book test-site bench race doctor clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,9 +45,19 @@ $(PEERS): $(READY)
 	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock torchcfm
 	@rm -f $(VENV)/.peers-* && touch $@
 
+$(SITE): $(READY)
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[site]'
+	@rm -f $(VENV)/.site-* && touch $@
+
+$(COURSE): $(READY)
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[course]'
+	@rm -f $(VENV)/.course-* && touch $@
+
 setup: $(READY)  ## make the virtual environment
 
 peers: $(PEERS)  ## install the libraries that tests and benchmarks compare with
+
+course: $(COURSE)  ## install nbgrader, with which the exercise sheets work too
 
 lab: $(READY)  ## open JupyterLab in chapters/ (without a browser: LABFLAGS=--no-browser)
 	@cd chapters && env -u OMP_NUM_THREADS "$(abspath $(BIN))/jupyter" lab $(LABFLAGS)
@@ -78,11 +90,15 @@ check: $(READY)  ## the quick loop: format, lint, types, unit tests
 format: $(READY)  ## format and fix what ruff can fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-sync: $(READY)  ## write every chapter's .ipynb anew from its text
+sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the README's badge
 	@$(BIN)/python -m tools.chapters sync
+	@$(BIN)/python -m tools.ledger badge
 
 book: $(READY)  ## build the website into book/_build/html
 	@$(BIN)/python -m tools.site
+
+test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
+	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)
 
 bench: $(PEERS)  ## time the library, beside other libraries where there are any
 	@$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds $(PYTESTFLAGS)

@@ -6,6 +6,9 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+from tools import papers, reference, site
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 PAPERS = [
@@ -82,7 +85,9 @@ def test_glossary():
     terms = [row[0].lower() for row in table[1:]]
     assert len(terms) >= 80
     assert len(set(terms)) == len(terms)
-    for term, chinese, meaning in table[1:]:
+    known = {"language"} | {paper.chapter.partition("_")[2] for paper in papers.read()[1].values()}
+    for term, chinese, meaning, chapter in table[1:]:
+        assert chapter.strip("`") in known, term
         assert CHINESE.search(chinese), term
         assert meaning[0].isupper() and meaning.endswith("."), term
 
@@ -98,3 +103,148 @@ def test_references():
         assert {"eprint", "doi"} & fields.keys(), key
         assert re.fullmatch(r"(19|20)\d\d", fields["year"]), key
         assert "eprint" not in fields or re.fullmatch(r"\d{4}\.\d{4,5}", fields["eprint"]), key
+
+
+# ---------------------------------------------------------------------------------------- the map and the time line
+
+
+def test_the_map_has_the_eighteen_papers_and_their_chapters():
+    """Numbered as in the book, with the arXiv number of the bibliography, and a folder of the name."""
+    chapters = {paper.number: paper for paper in papers.read()[1].values() if paper.chapter}
+    assert sorted(chapters) == [f"{i:02}" for i in range(1, 19)]
+    bibliography = (BOOK / "references.bib").read_text(encoding="utf-8")
+    for number, paper in chapters.items():
+        assert f"eprint = {{{paper.arxiv}}}" in bibliography, paper.name
+        assert paper.chapter == f"{number}_{paper.key}"
+        assert (ROOT / "src" / "gmbook" / "papers" / f"{paper.key}.py").exists()
+    for folder in (ROOT / "chapters").glob("[0-9]*"):
+        assert folder.name == "00_language" or folder.name in {paper.chapter for paper in chapters.values()}
+
+
+def test_nobody_builds_on_the_future():
+    known = papers.read()[1]
+    for paper in known.values():
+        for older in paper.builds_on:
+            assert known[older].month <= paper.month, f"{paper.name} on {known[older].name}"
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2 between two colours such as "#0072B2"."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted([light(one), light(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_map_is_legible():
+    """Letters stand off from their box; no two boxes overlap; every box has its link and every edge its ends."""
+    families, known = papers.read()
+    assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
+    for family in families.values():
+        assert contrast(family.colour, family.ink) >= 4.5, family.name
+    corners, _ = papers.places(known)
+    boxes = sorted(corners.values())
+    for i, (x, y) in enumerate(boxes):
+        assert not [b for b in boxes[i + 1 :] if abs(b[0] - x) < papers.WIDE and abs(b[1] - y) < papers.HIGH]
+    for paper in known.values():
+        words = papers.lines(f"{paper.number} {paper.name}".strip())
+        assert max(map(len, words)) * 7.2 < papers.WIDE + 16, paper.name
+    drawn = papers.drawn()
+    assert drawn.count("<a href=") == len(known)
+    assert drawn.count("data-older=") == sum(len(paper.builds_on) for paper in known.values())
+    for paper in known.values():
+        aim = paper.text() or "timeline.html#paper-" + paper.key.replace("_", "-")
+        assert f'<a href="{aim.replace(".md", ".html")}"' in drawn, paper.name
+
+
+def test_the_time_line_says_what_the_map_draws():
+    page = papers.timeline()
+    known = papers.read()[1]
+    for paper in known.values():
+        (line,) = [row for row in page.split("\n(") if row.startswith(f"paper-{paper.key.replace('_', '-')})=")]
+        assert paper.claim in line and f"https://arxiv.org/abs/{paper.arxiv}" in line
+        for older, what in paper.builds_on.items():
+            assert f"[{known[older].name}]" in line and what in line
+
+
+# ------------------------------------------------------------------------------------------------ pages made from code
+
+
+def test_docstrings_become_restructured_text():
+    """Marks of plain text are escaped, code and emphasis are kept, lists get their blank lines, labels their links."""
+    text = (
+        "Sum of x_ over (B, *S), |x| (ddpm-mean) and (see-below).\n"
+        "The `loss` is *mean*, **not** `a`s:\n- one\n  more\n- two\nEnd."
+    )
+    expected = (
+        "Sum of x\\_ over (B, \\*S), \\|x\\| (:ref:`ddpm-mean <ledger-ddpm-mean>`) and (see-below).\n"
+        "The ``loss`` is *mean*, **not** ``a``\\ s:\n\n- one\n  more\n- two\n\nEnd."
+    )
+    assert reference.restructured(text, {"ddpm-mean"}) == expected
+
+
+def test_a_sentence_of_one_letter_is_no_list():
+    text = "Args:\n    steps: T.\n    x: 3) is\n    shape: (L,)."
+    expected = text.replace("T.", "T\\.").replace("3)", "3\\)")
+    assert reference.restructured(text, set()) == expected
+
+
+def test_an_indented_block_is_code_outside_the_sections():
+    text = "So:\n\n    x = 1\n\nArgs:\n    x: a number,\n\n        or two."
+    assert reference.restructured(text, set()) == text.replace("    x = 1", "::\n\n    x = 1")
+
+
+def test_every_module_has_its_page():
+    pages = reference.api_pages()
+    index = pages[Path("api/index.md")]
+    for name in ("gmbook.core.paths", "gmbook.papers.ddpm", "gmbook.lab.plots.planes", "gmbook.cli"):
+        assert f".. automodule:: {name}\n" in pages[Path(f"api/{name}.md")]
+        assert f"({name}.md)" in index
+    assert not [path for path in pages if "._" in path.name or "__init__" in path.name]
+
+
+def test_a_tests_source_is_whole():
+    """Cut at its tests, and nothing is lost."""
+    path = ROOT / "tests" / "test_book.py"
+    page = reference.source_page(path)
+    code = "".join(code for _, code in re.findall(r"^(`{3,})python\n(.*?)^\1$", page, re.DOTALL | re.MULTILINE))
+    assert code.split() == path.read_text(encoding="utf-8").split()
+    assert f"({reference.target('tests/test_book.py::test_glossary')})=\n## test_glossary" in page
+
+
+# --------------------------------------------------------------------------------------- what the site puts into pages
+
+
+def test_the_table_of_contents_has_a_place_for_every_page():
+    """Chapters before their exercises; the results page where it exists; a page that nobody placed comes last."""
+    names = ["index.md", "ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
+    names += ["chapters/06_ddpm/exercises.md", "chapters/06_ddpm/ddpm.md", "chapters/01_vae/vae.md"]
+    listed = site.contents({Path(name): b"" for name in names})
+    order = [line for line in listed.splitlines() if line.endswith(".md")]
+    assert order[:3] == ["chapters/01_vae/vae.md", "chapters/06_ddpm/ddpm.md", "chapters/06_ddpm/exercises.md"]
+    assert order[3:] == ["ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
+
+
+def test_a_term_is_linked_to_its_chapter_once_that_is_written():
+    row = "| score | 分数 | The gradient. | `{}` |"
+    assert site.with_chapters(row.format("ddpm")).endswith("| [06 · DDPM](chapters/06_ddpm/ddpm.md) |")
+    assert site.with_chapters(row.format("language")).endswith("(chapters/00_language/language.md) |")
+    planned = [paper for paper in papers.read()[1].values() if paper.chapter and not paper.text()]
+    for paper in planned:
+        name = paper.chapter.partition("_")[2]
+        assert site.with_chapters(row.format(name)).endswith(f"| {paper.number} · {paper.name} |")
+
+
+def test_a_page_that_loses_its_mark_stops_the_build():
+    with pytest.raises(SystemExit, match="<!-- map -->"):
+        site.replaced("# gmbook", "<!-- map -->", "a map")
+
+
+def test_the_errata_lead_to_the_sources_of_their_tests():
+    page = site.with_tests((BOOK / "errata.md").read_text(encoding="utf-8"))
+    assert "`tests/" not in page
+    assert "[test_<wbr>temperature](#test-papers-test-glow-test-temperature)" in page

@@ -61,11 +61,38 @@ def test_each_imbalance_is_seen(tmp_path):
     assert "non-negative" not in book
 
 
-def test_the_page_lists_every_stated_equation(tmp_path):
+def test_the_page_shows_every_stated_equation():
+    """Rendered, with a link to the function and to the test; a private method is found at its class."""
     book = {
         "vae-bound": ledger.Entry(
-            "vae-bound", "a", ["01_vae/vae.md"], ["gmbook.papers.vae.VAE.elbo"], ["tests/t.py::t"]
-        )
+            "vae-bound", "a", 0, ["01_vae/none.md"], ["gmbook.papers.vae.VAE._elbo"], ["tests/papers/test_t.py::test_a"]
+        ),
+        "vae-later": ledger.Entry("vae-later", "b", 0, [], [], ["tests/papers/test_t.py::test_b"]),
     }
     page = ledger.page(book)
-    assert "1 claims, 1 of them tested" in page and "{eq}`vae-bound`" in page and "`papers.vae.VAE.elbo`" in page
+    assert "1 claims, 1 of them tested, 1 named by the function" in page
+    assert "(ledger-vae-bound)=" in page and "{eq}`vae-bound`" in page and "\n$$\na\n$$\n" in page
+    assert "{py:obj}`papers.vae.VAE._elbo <gmbook.papers.vae.VAE>`" in page
+    assert "[test_<wbr>a](#test-papers-test-t-test-a)" in page
+    assert "vae-later" not in page
+
+
+def test_the_readme_says_what_the_ledger_counts():
+    words, picture = ledger.badge(ledger.coverage(ledger.collect().values()))
+    hint = "the ledger has changed: run `make sync`"
+    assert words in (ledger.ROOT / "README.md").read_text(encoding="utf-8"), hint
+    assert (ledger.ROOT / "book" / "badge.svg").read_text(encoding="utf-8") == picture, hint
+    count = "3 claims, 2 of them tested, 1 named by the function that implements them; 4 definitions"
+    assert str(ledger.Coverage(3, 2, 1, 4)) == count
+
+
+def test_the_badge_is_brought_up_to_date(tmp_path):
+    (tmp_path / "chapters/01_vae").mkdir(parents=True)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "chapters/01_vae/vae.md").write_text("$$ a $$ (vae-bound)\n\n$$ c $$ (def-vae-x)\n")
+    (tmp_path / "README.md").write_text(
+        "![Ledger: 7 equations that state something, 7 of them tested](book/badge.svg)\n"
+    )
+    assert ledger.write_badge(tmp_path) and not ledger.write_badge(tmp_path)
+    assert "![Ledger: 1 equations that state something, 0 of them tested]" in (tmp_path / "README.md").read_text()
+    assert "0 of 1 equations tested" in (tmp_path / "book/badge.svg").read_text()

@@ -79,7 +79,8 @@ def test_every_pin_installs_on_the_oldest_python(name):
 
 
 def test_conda_environment_has_the_same_ranges():
-    expected = {canonicalize_name(r.name): str(r.specifier) for r in requirements("dev", "book", "features", "log")}
+    groups = ("dev", "book", "site", "features", "log")
+    expected = {canonicalize_name(r.name): str(r.specifier) for r in requirements(*groups)}
     found = conda()
     assert found.pop("python") == PROJECT["requires-python"]
     assert {name: bound for name, bound in found.items() if name not in NOT_PYTHON_PACKAGES} == expected

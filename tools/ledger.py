@@ -7,16 +7,20 @@ Collected from three places, without importing anything:
 - code: a label in parentheses, `(label)` or `(label, label)`, in a docstring under src.
 
     python -m tools.ledger            print the ledger
+    python -m tools.ledger badge      bring the README's badge up to date (`make sync` does it too)
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tools.reference import breakable, target
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +65,7 @@ class Entry:
 
     label: str
     math: str = ""
+    place: int = 0  # among the equations of the book
     chapters: list[str] = field(default_factory=list)  # "06_ddpm/ddpm.md", relative to chapters/
     functions: list[str] = field(default_factory=list)  # "gmbook.papers.ddpm.DDPM.posterior"
     tests: list[str] = field(default_factory=list)  # "tests/papers/test_ddpm.py::test_posterior"
@@ -127,7 +132,7 @@ def collect(root: Path = ROOT) -> dict[str, Entry]:
     for text in sorted((root / "chapters").glob("*/*.md")):
         for label, math in equations(text.read_text(encoding="utf-8")):
             entry(label).chapters.append(text.relative_to(root / "chapters").as_posix())
-            entry(label).math = math
+            entry(label).math, entry(label).place = math, len(ledger)
     for path in sorted((root / "src").rglob("*.py")):
         module = ".".join(path.relative_to(root / "src").with_suffix("").parts)
         for name, node in definitions(ast.parse(path.read_text(encoding="utf-8"))):
@@ -177,34 +182,136 @@ def problems(ledger: dict[str, Entry], chapters: set[str]) -> list[str]:
     return found
 
 
-def page(ledger: dict[str, Entry]) -> str:
-    """The website's ledger page, in MyST Markdown: one row an equation that a chapter states."""
-    stated = [entry for entry in ledger.values() if entry.chapters]
+@dataclass(frozen=True)
+class Coverage:
+    """Counts of what the chapters state."""
+
+    claims: int
+    tested: int
+    implemented: int  # claims that a docstring names
+    definitions: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.claims} claims, {self.tested} of them tested, {self.implemented} named by the function that "
+            f"implements them; {self.definitions} definitions"
+        )
+
+
+def coverage(entries: Iterable[Entry]) -> Coverage:
+    """Counts over the entries that a chapter states."""
+    stated = [entry for entry in entries if entry.chapters]
     claims = [entry for entry in stated if not entry.is_definition]
+    tested, implemented = sum(bool(entry.tests) for entry in claims), sum(bool(entry.functions) for entry in claims)
+    return Coverage(len(claims), tested, implemented, len(stated) - len(claims))
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def page(ledger: dict[str, Entry]) -> str:
+    """The website's ledger page, in MyST Markdown: every equation that a chapter states, rendered, by chapter."""
+    by_chapter: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in sorted(ledger.values(), key=lambda entry: entry.place):
+        for chapter in entry.chapters[:1]:
+            by_chapter[chapter].append(entry)
     lines = [
         "# The ledger",
         "",
         "Every displayed equation that states something is labelled, and a test checks it against a closed form, an",
-        "enumeration, an autograd Jacobian, quadrature or another library. Definitions state nothing and need no test.",
+        "enumeration, an automatic derivative, quadrature or another library. Definitions state nothing and need no",
+        "test. A claim without a function serves the text: no function of the library needs it.",
         "",
-        f"{len(claims)} claims, {sum(bool(entry.tests) for entry in claims)} of them tested; "
-        f"{len(stated) - len(claims)} definitions.",
+        f"**{coverage(ledger.values())}.**",
         "",
     ]
-    if not stated:
-        return "\n".join(lines)
-    lines += ["| equation | chapter | function | test |", "|---|---|---|---|"]
-    for entry in stated:
-        functions = "<br>".join(f"`{name.removeprefix('gmbook.')}`" for name in entry.functions) or "—"
-        tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in entry.tests) or "definition"
-        chapter = Path(entry.chapters[0])
-        link = f"[{chapter.parent.name}](chapters/{chapter.with_suffix('').as_posix()}.md)"
-        lines.append(f"| {{eq}}`{entry.label}` `{entry.label}` | {link} | {functions} | {tests} |")
+    if by_chapter:
+        lines += ["| chapter | claims | tested | with a function | definitions |", "|---|---|---|---|---|"]
+    for chapter, entries in sorted(by_chapter.items()):
+        count = coverage(entries)
+        link = f"[{named(chapter)}](#ledger-{Path(chapter).stem.replace('_', '-')})"
+        lines.append(f"| {link} | {count.claims} | {count.tested} | {count.implemented} | {count.definitions} |")
+    for chapter, entries in sorted(by_chapter.items()):
+        lines += ["", f"(ledger-{Path(chapter).stem.replace('_', '-')})=", f"## {named(chapter)}", ""]
+        lines += [line for entry in entries for line in shown(entry)]
     return "\n".join(lines) + "\n"
 
 
+def named(chapter: str) -> str:
+    """The title of a chapter, such as "06 · Denoising diffusion: DDPM"; the path where there is no text."""
+    path = ROOT / "chapters" / chapter
+    titles = re.findall(
+        r"^# (.+)$", CODE.sub("", path.read_text(encoding="utf-8")) if path.exists() else "", re.MULTILINE
+    )
+    return titles[0] if titles else chapter
+
+
+def shown(entry: Entry) -> list[str]:
+    """One equation's entry, in MyST Markdown: number and label, the equation, its functions, its tests."""
+    chapter = Path("chapters", entry.chapters[0]).as_posix()
+    functions = ", ".join(f"{{py:obj}}`{name.removeprefix('gmbook.')} <{public(name)}>`" for name in entry.functions)
+    tests = ", ".join(f"[{breakable(test.rpartition('::')[2])}](#{target(test)})" for test in entry.tests)
+    kind = ["definition"] * entry.is_definition + [f"tested by {tests}"] * bool(tests)
+    return [
+        "::::{div} gm-entry",
+        f"({'ledger-' + entry.label})=",
+        f"{{eq}}`{entry.label}` **{entry.label}** in [{named(entry.chapters[0])}]({chapter})",
+        "",
+        "$$",
+        entry.math,
+        "$$",
+        "",
+        (f"{functions}: " if functions else "") + ", ".join(kind or ["no test yet"]),
+        "::::",
+        "",
+    ]
+
+
+def public(name: str) -> str:
+    """The dotted name up to its first part with a leading underscore: what the API reference has a place for."""
+    return re.sub(r"\._.*", "", name)
+
+
+# --------------------------------------------------------------------------------------------------------- the badge
+
+README_LINE = re.compile(r"!\[Ledger: \d+ equations that state something, \d+ of them tested\]")
+
+
+def badge(count: Coverage) -> tuple[str, str]:
+    """The README's words and the picture, an SVG."""
+    words = f"![Ledger: {count.claims} equations that state something, {count.tested} of them tested]"
+    text = f"{count.tested} of {count.claims} equations tested"
+    colour = "#00664A" if count.tested == count.claims else "#A64700"
+    picture = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="236" height="20" role="img" aria-label="ledger: {text}">'
+        f'<title>ledger: {text}</title><rect width="236" height="20" rx="3" fill="#444"/>'
+        f'<path d="M50 0h183a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3H50z" fill="{colour}"/>'
+        '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
+        f'<text x="6" y="14">ledger</text><text x="56" y="14">{text}</text></g></svg>\n'
+    )
+    return words, picture
+
+
+def write_badge(root: Path = ROOT) -> bool:
+    """Bring the README's number and book/badge.svg up to date. True if something changed."""
+    words, picture = badge(coverage(collect(root).values()))
+    changed = False
+    for path, content in (
+        (root / "README.md", README_LINE.sub(words, (root / "README.md").read_text(encoding="utf-8"))),
+        (root / "book" / "badge.svg", picture),
+    ):
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            changed = True
+    return changed
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["badge"]:
+        print("badge written" if write_badge() else "badge as it was")
+        sys.exit()
     book = collect()
     for item in book.values():
         print(f"{item.label:40} {len(item.chapters)} chapter  {len(item.functions)} code  {len(item.tests)} tests")
+    print(coverage(book.values()))
     print("\n".join(problems(book, written())))

@@ -1,23 +1,40 @@
 """Lays out the website's sources and builds it:  python -m tools.site
 
 Sphinx wants one folder, but the chapters live beside the book. So book/ and chapters/ are copied into
-book/_build/source, unchanged files left alone (Sphinx then rebuilds only what changed), and the table of contents and
-the ledger page are written there.
+book/_build/source, unchanged files left alone (Sphinx then rebuilds only what changed), and what is made from data is
+written there: the table of contents, the map and the time line (tools/papers.py), the ledger (tools/ledger.py), the API
+reference and the sources of the tests (tools/reference.py), the moving picture (tools/front.py).
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import os
+import re
 import sys
+import time
+import tomllib
 from pathlib import Path
 
+import nbformat
+from jupyter_cache import get_cache
+
 from gmbook.course import sheets
-from tools import ledger
+from tools import front, ledger, papers, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-SOURCE = BOOK / "_build" / "source"
-HTML = BOOK / "_build" / "html"
+BUILD = BOOK / "_build"
+SOURCE = BUILD / "source"
+HTML = BUILD / "html"
+CHECK = "nbval-check-output"
+# The pages beside the chapters, in the order of the navigation. One that does not exist is left out.
+PAGES = {
+    "Begin": ["read.md", "timeline.md"],
+    "What holds it up": ["ledger.md", "tested.md", "errata.md", "results.md", "toys.md"],
+    "Reference": ["notation.md", "glossary.md", "api/index.md", "bibliography.md"],
+}
 NOT_COPIED = {".ipynb", ".toml", ".py", ".pyc"}  # the text makes the page; configurations stay where they are
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts")
 
@@ -42,25 +59,105 @@ def sources() -> dict[Path, bytes]:
             found[path.relative_to(ROOT)] = path.read_bytes()
             if path.name == "exercises.md":  # readers of the site get the blanks, not the solutions
                 found[path.relative_to(ROOT)] = sheets.page(path.read_text(encoding="utf-8")).encode()
-    index = found[Path("index.md")].decode()
-    found[Path("index.md")] = (index + contents(found)).encode()
-    found[Path("ledger.md")] = ledger.page(ledger.collect()).encode()
+    written = {"ledger.md": ledger.page(ledger.collect()), "timeline.md": papers.timeline()}
+    written |= {path.as_posix(): text for path, text in {**reference.api_pages(), **reference.source_pages()}.items()}
+    found |= {Path(path): text.encode() for path, text in written.items()}
+    for page, change in {"index.md": front_page, "glossary.md": with_chapters, "errata.md": with_tests}.items():
+        found[Path(page)] = change(found[Path(page)].decode()).encode()
+    found[Path("tested.md")] = with_counts(found[Path("tested.md")].decode()).encode()
+    found[Path("index.md")] += contents(found).encode()
     for path in mathjax():
         found[Path("_static/mathjax") / path.relative_to(mathjax_home())] = path.read_bytes()
     return found
 
 
 def contents(found: dict[Path, bytes]) -> str:
-    """The table of contents: chapters in order, each before its exercises; then the book's other pages."""
+    """The table of contents: how to read; chapters in order, each before its exercises; then the book's other pages."""
     chapters = [path for path in found if path.parts[0] == "chapters" and path.suffix == ".md"]
     chapters.sort(key=lambda path: (path.parent, path.stem.startswith("exercises"), path))
-    pages = [path for path in found if len(path.parts) == 1 and path.suffix == ".md" and path.stem != "index"]
-    parts = [("Chapters", chapters), ("The book", [*sorted(pages), Path("ledger.md")])]
+    placed = {name: group for group, names in PAGES.items() for name in names}
+    unplaced = [
+        p.name for p in found if len(p.parts) == 1 and p.suffix == ".md" and p.name not in {*placed, "index.md"}
+    ]
+    groups: dict[str, list[str]] = {"Begin": [], "Chapters": [path.as_posix() for path in chapters]}
+    for group, names in PAGES.items():
+        groups[group] = [name for name in names if Path(name) in found]
+    groups["Reference"] += sorted(unplaced)
     return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(p.as_posix() for p in listed) + "\n```\n"
-        for caption, listed in parts
+        f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(listed) + "\n```\n"
+        for caption, listed in groups.items()
         if listed
     )
+
+
+# ------------------------------------------------------------------------------------- what is put into written pages
+
+
+def front_page(text: str) -> str:
+    """The front page with its moving picture, the map and the list of chapters."""
+    moving = front.moving_picture(BUILD).replace("\n", " ")
+    for mark, content in {"moving picture": moving, "map": papers.drawn()}.items():
+        text = replaced(text, f"<!-- {mark} -->", f"```{{raw}} html\n{content}\n```")
+    return text
+
+
+def with_chapters(text: str) -> str:
+    """The glossary, the last cell of each row a link to the chapter, if it is written."""
+    by_name = {paper.chapter.partition("_")[2]: paper for paper in papers.read()[1].values() if paper.chapter}
+
+    def cell(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "language":
+            return "| [00 · The language](chapters/00_language/language.md) |"
+        paper = by_name[name]
+        label = f"{paper.number} · {paper.name}"
+        return f"| [{label}]({paper.text()}) |" if paper.text() else f"| {label} |"
+
+    return re.sub(r"\| `(\w+)` \|$", cell, text, flags=re.MULTILINE)
+
+
+def with_tests(text: str) -> str:
+    """The errata, each test that is named a link to its source."""
+    return re.sub(
+        r"`(tests/[\w/]+\.py::(\w+))`",
+        lambda match: f"[{reference.breakable(match[2])}](#{reference.target(match[1])})",
+        text,
+    )
+
+
+def with_counts(text: str) -> str:
+    """The page on testing, with the numbers of this state of the book."""
+    tests = [
+        node.name
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    checks = sum(path.read_text(encoding="utf-8").count(CHECK) for path in (ROOT / "chapters").glob("*/*.md"))
+    facts = tomllib.loads((ROOT / "tests" / "facts.toml").read_text(encoding="utf-8"))
+    marks = {
+        "functions": len(tests),
+        "coverage": ledger.coverage(ledger.collect().values()),
+        "checks": checks,
+        "facts": sum(len(tags) for tags in facts.values()),
+    }
+    for mark, number in marks.items():
+        text = replaced(text, f"<!-- {mark} -->", str(number))
+    return text
+
+
+def replaced(text: str, mark: str, content: str) -> str:
+    """The text with a mark, which it must hold, replaced.
+
+    Raises:
+        SystemExit: the mark is missing, so the page would silently lose its content.
+    """
+    if mark not in text:
+        sys.exit(f"a page of book/ has lost its mark {mark}: tools/site.py puts something there")
+    return text.replace(mark, content)
+
+
+# ------------------------------------------------------------------------------------------------------- mathematics
 
 
 def mathjax_home() -> Path:
@@ -90,19 +187,48 @@ def lay_out() -> None:
     for path in SOURCE.rglob("*"):
         if path.is_file() and path.relative_to(SOURCE) not in found:
             path.unlink()
+    for folder in ("api", "chapters", "tests"):  # Sphinx leaves the pages of what is gone
+        for path in (HTML / folder).rglob("*"):
+            if path.is_file() and path.relative_to(HTML).with_suffix(".md") not in found:
+                path.unlink()
+
+
+def place_notebooks() -> int:
+    """Put each chapter's notebook beside its page, for download, with the outputs of its run. How many have them.
+
+    MyST-NB keeps the notebooks that it has read, and the cache their outputs.
+    """
+    cache, executed = get_cache(BUILD / "executed"), 0
+    for path in sorted((BUILD / "jupyter_execute" / "chapters").rglob("*.ipynb")):
+        page = HTML / path.relative_to(BUILD / "jupyter_execute")
+        if not page.with_suffix(".html").exists():
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            _, notebook = cache.merge_match_into_notebook(notebook)
+            executed += 1
+        except KeyError:
+            pass  # built without running
+        notebook.metadata.pop("source_map", None)
+        write(page, nbformat.writes(notebook).encode())
+    return executed
 
 
 def main() -> int:
     """Lay out and build, warnings as errors."""
     from sphinx.cmd.build import main as sphinx
 
+    began = time.time()
     lay_out()
-    doctrees = BOOK / "_build" / "doctrees"
-    code = sphinx(
-        ["-b", "html", "-W", "--keep-going", "-q", "-c", str(BOOK), "-d", str(doctrees), str(SOURCE), str(HTML)]
-    )
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(BOOK), "-d", str(BUILD / "doctrees")]
+    code = sphinx([*options, str(SOURCE), str(HTML)])
+    print(f"Ledger: {ledger.coverage(ledger.collect().values())}")
     if code == 0:
-        print(f"The website is in {(HTML / 'index.html').relative_to(ROOT)}")
+        print(f"Notebooks with outputs, for download: {place_notebooks()}")
+        size = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
+        print(f"The website is in {(HTML / 'index.html').relative_to(ROOT)} ({size:.1f} MB)")
+        (BUILD / "built").touch()
+        os.utime(BUILD / "built", (began, began))  # tests/site asks whether a source is newer
     return code
 
 

@@ -12,6 +12,7 @@ import torch
 
 from gmbook import doctor, experiments
 from gmbook.core.model import Model
+from gmbook.course import cli as course
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment
 from gmbook.lab import download, processes
@@ -180,6 +181,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("evaluate", evaluate, "Print a run's metrics as JSON, each beside its noise floor or baseline.")
     sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
     sub.add_argument("--n", type=int, default=1000, help="how many samples are judged; default %(default)s")
+
+    course.add_to(command("course", lambda _: 2, "Hand out exercise sheets, and grade submissions."))
 
     sub = command("record", record, "Evaluate a finished run and keep metrics, pictures and weights in the repository.")
     sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")

@@ -1,55 +1,57 @@
-"""What the chapter on GANs says that its reader will be able to do: one snippet each, on the public interface."""
+"""The five snippets at the end of the GAN chapter run as they stand, one after the other, and do what they say."""
+
+from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
-from gmbook.lab import metrics, toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.training import train
-from gmbook.networks.mlp import MLP
-from gmbook.papers import gan
-from gmbook.papers.gan import GAN
+TEXT = Path(__file__).resolve().parents[2] / "chapters" / "02_gan" / "gan.md"
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_write_the_best_discriminator_and_the_value_there():
-    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.3, 0.5])
-    logit = gan.optimal_logit(p.log(), q.log())
-    value = -(p * gan.minimax.real(logit) + q * gan.minimax.fake(logit)).sum()
-    jsd = (metrics.kl(p, (p + q) / 2) + metrics.kl(q, (p + q) / 2)) / 2
-    torch.testing.assert_close(value, 2 * jsd - math.log(4))
-
-
-def test_say_what_the_two_generators_feel():
-    logit = torch.tensor([-6.0, 6.0], requires_grad=True)
-    saturating, other = (
-        torch.autograd.grad(game.generator(logit).sum(), logit)[0] for game in (gan.minimax, gan.non_saturating)
-    )
-    assert saturating[0].abs() < 0.01 < 0.99 < other[0].abs()
-    torch.testing.assert_close(saturating + other, -torch.ones(2))  # the two pulls add to one
-
-
-def test_predict_what_two_players_do():
-    for gamma, slowest in ((0.0, 0.0), (0.5, -0.25), (1.0, -0.5)):
-        field = gan.dirac_gan(gamma=gamma)
-        matrix = torch.autograd.functional.jacobian(lambda s, f=field: f(s[None])[0], torch.zeros(2).double())
-        assert abs(torch.linalg.eigvals(matrix).real.max() - slowest) < 1e-7
-
-
-def test_train_a_gan_and_count_its_modes():
+@pytest.fixture(scope="module")
+def after() -> dict[str, Any]:
+    """What is known after the snippets: a reader runs them in order, in one session."""
     torch.manual_seed(0)
-    law = toys.eight_gaussians()
-    model = GAN(MLP(2, 2, 64, 2), MLP(2, 1, 64, 2), (2,), latent=2, penalty=gan.r1(0.1))
-    for _ in train(model, LawBatches(law, 128), steps=300, lr=3e-3, betas=(0.5, 0.99)):
-        pass
-    assert metrics.mode_coverage(model.sample(2000), law).found >= 6
+    names: dict[str, Any] = {}
+    for snippet in SNIPPETS:
+        exec(snippet, names)
+    return names
 
 
-def test_say_what_a_parzen_window_measures():
-    """Two points of ±1 in 50 dimensions: their average, which is no datum, has the better window."""
-    from gmbook.core.gaussians import GaussianMixture
+def test_as_many_as_the_card_promises_of_at_most_ten_lines():
+    promised = re.findall(r"^\d\. ", TEXT.read_text(encoding="utf-8").split("\n## ")[0], re.MULTILINE)
+    assert len(SNIPPETS) == len(promised) == 5
+    for snippet in SNIPPETS:
+        assert len([line for line in snippet.splitlines() if line.strip()]) <= 10
 
-    torch.manual_seed(0)
-    data, test = torch.randn(20, 50).sign(), torch.randn(500, 50).sign()
-    score = lambda points: GaussianMixture(torch.ones(len(points)), points, torch.ones(len(points))).log_prob(test)  # noqa: E731
-    assert score(data.mean(0, keepdim=True)).mean() > score(data).mean()
+
+def test_1_the_value_is_that_of_the_divergence(after):
+    jsd = jensenshannon(after["p"].numpy(), after["q"].numpy()) ** 2  # scipy's is the square root
+    assert after["value"].item() == pytest.approx(2 * jsd - math.log(4), abs=1e-6)
+
+
+def test_2_the_saturating_generator_does_not_hear_what_is_caught(after):
+    saturating, other = after["pull"]["saturating"], after["pull"]["non-saturating"]
+    assert saturating[0] < 0.01 < 0.99 < other[0]
+    torch.testing.assert_close(saturating + other, torch.ones(2))  # the two pulls add to one
+
+
+def test_3_the_eigenvalues_are_those_of_the_quadratic_equation(after):
+    found = sorted(after["eigenvalues"].tolist(), key=lambda z: z.imag)
+    expected = [complex(-0.25, sign * math.sqrt(1 / 4 - 1 / 16)) for sign in (-1, 1)]
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_4_the_modes_are_covered(after):
+    assert after["found"] >= 6 and after["quality"] > 0.2
+
+
+def test_5_the_average_has_the_better_window(after):
+    assert after["gain"] > 0

@@ -6,6 +6,7 @@ book's prose. The compiler's tracing is real; what it traces is run as it stands
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
 from gmbook import experiments
@@ -63,7 +65,8 @@ def digits() -> data.ImageSet:
 def small(paper: str) -> Experiment:
     """The GPU experiment with a small network of its kind and a small batch."""
     dataset, model, batches = SMALL[paper]
-    return replace(experiments.find(paper, dataset, "gpu"), model=model, batches=batches, size=8)
+    found = experiments.find(paper, dataset, "gpu")
+    return replace(found, model=model, batches=batches, size=8, options=found.options | {"warmup": 0})
 
 
 class Compiler:
@@ -102,12 +105,16 @@ def test_three_steps_as_on_a_gpu(paper: str, tmp_path: Path):
     _, expected = base.run(plain, tmp_path / "plain", steps=3, progress=False)
     for name, values in history.items():
         torch.testing.assert_close(values, expected[name], rtol=0.05, atol=0.05)
-        assert not torch.equal(values, expected[name]), "bfloat16 left no trace"
+    rounded, exact = state["model"], newest_checkpoint(tmp_path / "plain")[1]["model"]
+    assert any(not torch.equal(rounded[name], exact[name]) for name in exact), "bfloat16 left no trace"
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_the_real_compiler_on_the_smallest_network(tmp_path: Path):
     torch._dynamo.reset()
-    _, history = base.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
+    plainly = {"cpp.simdlen": 1, "cpp_cache_precompile_headers": False, "compile_threads": 1}  # what compiles fastest
+    with torch._inductor.config.patch(plainly):
+        _, history = base.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
     _, expected = base.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
     torch.testing.assert_close(history["loss"], expected["loss"], rtol=0.02, atol=0.0)
 

@@ -355,6 +355,12 @@ def test_animation_is_self_contained_accessible_html():
     assert sheet.size == (4 * decoded[0].width, decoded[0].height)
 
 
+def test_a_contact_sheet_of_lines_of_text_is_as_wide_as_one_frame():
+    animation = plots.animate((plots.text(["ab" * 30], torch.full((1, 60), i / 4)) for i in range(5)), range(5))
+    frame, sheet = (Image.open(io.BytesIO(png)) for png in (animation.frames[0], animation.contact_sheet()))
+    assert sheet.size == (frame.width, 5 * frame.height)
+
+
 def test_animation_is_deterministic_and_keeps_its_budget():
     assert moving(2).frames == moving(2).frames
     generator = torch.Generator().manual_seed(0)

@@ -158,7 +158,9 @@ def run(
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # for 4-D weights only
     if experiment.compile:
         for network in model.networks():
-            network.compile(backend=backend)  # in place: the weights keep their names
+            # In place, so that the weights keep their names. Not `network.compile()`: of a torch.nn.Sequential that
+            # holds torch's own layers only, such as an MLP, it compiles nothing.
+            network.forward = torch.compile(network.forward, backend=backend)
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
     if is_main():

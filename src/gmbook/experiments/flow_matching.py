@@ -181,7 +181,7 @@ EXPERIMENTS = (
         channels_last=True,
     ),
     experiment(
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 3500, 64, LAPTOP, 0.998),
+        *("cifar10", "laptop", cifar10_model, data.cifar10, 2500, 64, LAPTOP, 0.998),
         evaluate=evaluate_cifar10,
         flip=True,
     ),

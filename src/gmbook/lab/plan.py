@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -103,8 +104,8 @@ def cost(model: Model, draw: Draw, size: int) -> Cost:
 def _cost_at(model: Model, batch: tuple[Tensor, ...]) -> Cost:
     counts, bytes_ = 0.0, 0
     for objective in model.objectives().values():
-        counts += flops(lambda o=objective: _step(o, batch)) / objective.every
-        bytes_ = max(bytes_, activations(lambda o=objective: o.loss(*batch), model))  # the players take turns
+        counts += flops(partial(_step, objective, batch)) / objective.every
+        bytes_ = max(bytes_, activations(partial(objective.loss, *batch), model))  # the players take turns
     return Cost(counts, bytes_)
 
 

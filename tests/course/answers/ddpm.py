@@ -263,6 +263,241 @@ class repaired:
         return x
 
 
+class spread:
+    def right_by_precisions(before, now, s):
+        shrink, noise = (now / before).sqrt(), 1 - now / before
+        return 1 / (shrink**2 / noise + 1 / (before * s**2 + 1 - before))
+
+    def large_variance(before, now, s):
+        return 1 - now / before
+
+    def small_variance(before, now, s):
+        return (1 - before) * (1 - now / before) / (1 - now)
+
+    def standard_deviation(before, now, s):
+        return spread.right_by_precisions(before, now, s).sqrt()
+
+    def s_for_its_square(before, now, s):
+        return spread.right_by_precisions(before, now, s**0.5)
+
+    def times_swapped(before, now, s):
+        return spread.right_by_precisions(now, before, s)
+
+    def mean_of_both_choices(before, now, s):
+        return (1 - now / before) * (1 + (1 - before) / (1 - now)) / 2
+
+    def of_x_0(before, now, s):
+        return s**2 * (1 - now) / (now * s**2 + 1 - now) + 0 * before
+
+    def not_conditioned(before, now, s):
+        return before * s**2 + 1 - before
+
+    def signal_without_root(before, now, s):
+        return spread.right_by_precisions(before**2, now**2, s)
+
+
+class floor:
+    def right_by_regression(covariance, alpha_bar):
+        unit, left = torch.eye(len(covariance)), []
+        for kept in alpha_bar[1:]:
+            whole = kept * covariance + (1 - kept) * unit
+            left.append((unit - (1 - kept) * torch.linalg.inv(whole)).trace() / len(covariance))
+        return sum(left) / len(left)
+
+    def from_step_zero(covariance, alpha_bar):
+        signal = alpha_bar[:, None] * torch.linalg.eigvalsh(covariance)
+        return (signal / (signal + 1 - alpha_bar[:, None]))[1:].sum() / signal.numel()
+
+    def sum_over_dimensions(covariance, alpha_bar):
+        return floor.right_by_regression(covariance, alpha_bar) * len(covariance)
+
+    def sum_over_steps(covariance, alpha_bar):
+        return floor.right_by_regression(covariance, alpha_bar) * (len(alpha_bar) - 1)
+
+    def what_is_explained(covariance, alpha_bar):
+        return 1 - floor.right_by_regression(covariance, alpha_bar)
+
+    def diagonal_only(covariance, alpha_bar):
+        return floor.right_by_regression(torch.diag(covariance.diagonal()), alpha_bar)
+
+    def average_variance(covariance, alpha_bar):
+        mean = covariance.trace() / len(covariance)
+        return floor.right_by_regression(mean * torch.eye(len(covariance)), alpha_bar)
+
+    def standard_deviations(covariance, alpha_bar):
+        values = torch.linalg.eigvalsh(covariance).sqrt()
+        return floor.right_by_regression(torch.diag(values), alpha_bar)
+
+    def error_of_the_data(covariance, alpha_bar):
+        signal = alpha_bar[1:, None] * torch.linalg.eigvalsh(covariance)
+        return (signal / (signal + 1 - alpha_bar[1:, None]) * (1 / alpha_bar[1:, None] - 1)).mean()
+
+    def roots_of_alpha_bar(covariance, alpha_bar):
+        return floor.right_by_regression(covariance, alpha_bar.sqrt())
+
+    def nothing_learned(covariance, alpha_bar):
+        return torch.ones(())
+
+
+class respaced:
+    def right_by_products(betas, steps):
+        gaps = zip([0, *steps[:-1]], steps)
+        return torch.stack([1 - torch.prod(1 - betas[start:end]) for start, end in gaps])
+
+    def every_nth(betas, steps):
+        return betas[[step - 1 for step in steps]]
+
+    def sums(betas, steps):
+        total = torch.cat([torch.zeros(1), betas.cumsum(0)])[[0, *steps]]
+        return (total.diff() / (1 + total.diff())).clamp(max=0.99)
+
+    def one_step_late(betas, steps):
+        later = [min(step + 1, len(betas)) if step != steps[-1] else step for step in steps]
+        return respaced.right_by_products(betas, later).clamp(0.01, 0.99)
+
+    def one_step_early(betas, steps):
+        alpha_bar = torch.cumprod(1 - betas, 0)[[step - 1 for step in steps]]
+        return 1 - torch.cat([alpha_bar[:1] / alpha_bar[:1].sqrt(), alpha_bar[1:] / alpha_bar[:-1]])
+
+    def roots(betas, steps):
+        return 1 - (1 - respaced.right_by_products(betas, steps)).sqrt()
+
+    def the_signal(betas, steps):
+        return 1 - respaced.right_by_products(betas, steps)
+
+    def back_to_front(betas, steps):
+        return respaced.right_by_products(betas, steps).flip(0)
+
+    def upside_down(betas, steps):
+        return 1 - 1 / (1 - respaced.right_by_products(betas, steps))
+
+    def forgets_the_first_gap(betas, steps):
+        return torch.cat([betas[:1], respaced.right_by_products(betas, steps)[1:]])
+
+    def with_step_zero(betas, steps):
+        return torch.cat([torch.zeros(1), respaced.right_by_products(betas, steps)])
+
+
+def posterior(betas, first=1.0, variance=lambda tilde, beta: tilde):
+    """The tables, with a mistake to choose: ᾱ_0, and what is taken for the variance."""
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    before = torch.cat([torch.as_tensor([first]), alpha_bar[:-1]])
+    tilde = variance((1 - before) * betas / (1 - alpha_bar), betas)
+    tilde = torch.cat([tilde[1:2], tilde[1:]])
+    return before.sqrt() * betas / (1 - alpha_bar), (1 - betas).sqrt() * (1 - before) / (1 - alpha_bar), tilde.log()
+
+
+class tables:
+    def right_in_a_loop(betas):
+        rows, kept = [(1.0, 0.0)], 1 - betas[0].item()
+        logs = []
+        for beta in betas[1:].tolist():
+            now = kept * (1 - beta)
+            rows.append((kept**0.5 * beta / (1 - now), (1 - beta) ** 0.5 * (1 - kept) / (1 - now)))
+            logs.append(math.log(beta) + math.log1p(-kept) - math.log1p(-now))
+            kept = now
+        return [row[0] for row in rows], [row[1] for row in rows], [logs[0], *logs]
+
+    def as_found(betas):
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        before = alpha_bar.roll(1)
+        w_0 = before.sqrt() * betas / (1 - alpha_bar)
+        w_i = (1 - betas).sqrt() * (1 - before) / (1 - alpha_bar)
+        return w_0, w_i, torch.log((1 - before) * betas / (1 - alpha_bar))
+
+    def only_the_logarithm(betas):
+        w_0, w_i, log = tables.as_found(betas)
+        return w_0, w_i, torch.cat([log[1:2], log[1:]])
+
+    def log_of_zero_clamped(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_0, w_i, torch.cat([torch.tensor([math.log(1e-20)]), log[1:]])
+
+    def log_of_zero(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_0, w_i, torch.cat([torch.tensor([-math.inf]), log[1:]])
+
+    def beta_at_the_first(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_0, w_i, torch.cat([betas[:1].log(), log[1:]])
+
+    def large_variance(betas):
+        return posterior(betas, variance=lambda tilde, beta: beta)
+
+    def log_of_the_standard_deviation(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_0, w_i, log / 2
+
+    def variance_without_log(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_0, w_i, log.exp()
+
+    def starts_at_zero(betas):
+        return posterior(betas, first=0.0)
+
+    def shifted_by_one(betas):
+        w_0, w_i, log = posterior(torch.cat([betas, betas[-1:]]))
+        return w_0[1:], w_i[1:], log[1:]
+
+    def weights_swapped(betas):
+        w_0, w_i, log = posterior(betas)
+        return w_i, w_0, log
+
+
+def masses(mean, std, half=1 / 255, low=0.0, high=1.0):
+    """The masses, with a mistake to choose: half a bin, and what the ends take."""
+    edges = torch.linspace(-1, 1, 256)
+    normal = torch.distributions.Normal(torch.tensor(float(mean)), torch.tensor(float(std)))
+    upper, lower = normal.cdf(edges + half), normal.cdf(edges - half)
+    if low == 0.0:
+        lower[0] = 0.0
+    if high == 1.0:
+        upper[-1] = 1.0
+    return upper - lower
+
+
+class pixel_mass:
+    def right_by_erfc(mean, std):
+        edges = (-1 + (2 * torch.arange(257) - 1) / 255 - mean) / (std * 2**0.5)
+        above = torch.erfc(edges) / 2
+        above[0], above[256] = 1.0, 0.0
+        return above[:-1] - above[1:]
+
+    def ends_are_bins(mean, std):
+        return masses(mean, std, low=None, high=None)
+
+    def only_the_upper_end(mean, std):
+        return masses(mean, std, low=None)
+
+    def whole_bin_each_way(mean, std):
+        return masses(mean, std, half=2 / 255)
+
+    def half_of_256(mean, std):
+        return masses(mean, std, half=1 / 256)
+
+    def density(mean, std):
+        return torch.distributions.Normal(mean, std).log_prob(torch.linspace(-1, 1, 256)).exp()
+
+    def density_times_width(mean, std):
+        return pixel_mass.density(mean, std) * 2 / 255
+
+    def variance_for_std(mean, std):
+        return masses(mean, std**2)
+
+    def back_to_front(mean, std):
+        return masses(mean, std).flip(0)
+
+    def levels_from_zero_to_one(mean, std):
+        return masses(2 * mean - 1, 2 * std)
+
+    def normalised_afterwards(mean, std):
+        inside = masses(mean, std, low=None, high=None)
+        return inside / inside.sum()
+
+    def logarithms(mean, std):
+        return masses(mean, std).clamp(min=1e-12).log()
+
+
 PATH = TablePath(linear_betas(100))
 
 

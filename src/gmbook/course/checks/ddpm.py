@@ -12,6 +12,7 @@ from gmbook.core.paths import TablePath
 from gmbook.course.kit import (
     Wrong,
     agree,
+    close,
     exercise,
     gradient,
     hold,
@@ -162,6 +163,140 @@ def repaired(answer: Any) -> None:
         mean_is(got, factor * start[0], where)
         variance_is(got, variance, where)
         uncorrelated(got, where)
+
+
+@exercise(points=2, stars=3, kind="derive")
+def spread(answer: Any) -> None:
+    """spread(before, now, s) -> (): the variance of x_j given x_i, j < i, for data N(m, s²); ᾱ_j = before, ᾱ_i = now.
+
+    Looked at by regressing x_j on x_i in the joint Gaussian of the chain; and for a point (s = 0).
+    """
+    for s in (0.0, 1.0, 0.4, 2.5):
+        betas = random_betas(5)
+        alpha_bar = torch.cumprod(1 - betas, 0)
+        variances = [torch.tensor(s) ** 2]
+        for beta in betas:
+            variances.append((1 - beta) * variances[-1] + beta)
+        j, i = 1 + int(torch.randint(3, ())), 5
+        shared = torch.prod((1 - betas[j:i]).sqrt()) * variances[j]
+        want = variances[j] - shared**2 / variances[i]
+        got = numbers(answer(alpha_bar[j - 1].clone(), alpha_bar[i - 1].clone(), s), (), "the variance")
+        apart = 1 - alpha_bar[i - 1] / alpha_bar[j - 1]
+        point = (1 - alpha_bar[j - 1]) * apart / (1 - alpha_bar[i - 1])
+        hints = {"That is the variance when x_0 is known as well.": point,
+                 "That is the variance when the data are N(0, 1).": apart,
+                 "That is the variance of x_j alone.": variances[j]}  # fmt: skip
+        agree(got, want, f"The variance for s = {s}", hints=hints)
+
+
+@exercise(points=2, stars=2, kind="derive")
+def floor(answer: Any) -> None:
+    """floor(covariance (D, D), alpha_bar (T + 1,)) -> (): the least L_simple, per dimension, for data N(0, covariance).
+
+    Looked at through the joint precision matrix of (ε, x_i), step by step.
+    """
+    for dimension in (1, 2, 3):
+        root = torch.randn(dimension, dimension)
+        covariance = root @ root.T + 0.05 * torch.eye(dimension)
+        alpha_bar = torch.cat([torch.ones(1), torch.cumprod(1 - random_betas(6), 0)])
+        left, data, unit = [], [], torch.eye(dimension)
+        for kept in alpha_bar[1:]:
+            cross, noise = (1 - kept).sqrt() * unit, (1 - kept) * unit
+            joint = torch.cat([torch.cat([unit, cross], 1), torch.cat([cross, kept * covariance + noise], 1)])
+            left.append(torch.linalg.inv(torch.linalg.inv(joint)[:dimension, :dimension]).trace() / dimension)
+            data.append(left[-1] * (1 - kept) / kept)
+        want, got = torch.stack(left).mean(), numbers(answer(covariance.clone(), alpha_bar.clone()), (), "the floor")
+        hints = {"Step 0, at which there is no noise to guess, is none of the T steps.": want * 6 / 7,
+                 "That is the sum over dimensions.": want * dimension,
+                 "That is the sum over steps.": want * 6,
+                 "That is what the best network explains, not what it leaves.": 1 - want,
+                 "That is the error of the best guess of x_0, not of the noise.": torch.stack(data).mean()}  # fmt: skip
+        agree(got, want, f"The floor for D = {dimension}", hints=hints)
+
+
+@exercise(points=2, stars=2, kind="code")
+def respaced(answer: Any) -> None:
+    """respaced(betas (T,), steps) -> (K,): the β of a chain that visits only these steps, increasing in 1..T.
+
+    Looked at by running both chains: signal and variance must be the same at every step that both visit.
+    """
+    for chosen in ([7], [1, 2, 3, 4, 5, 6, 7], [2, 3, 7], [3, 6], [1, 5, 6]):
+        betas = random_betas(7)
+        mean, variance, at = torch.ones(()), torch.zeros(()), {}
+        for i, beta in enumerate(betas, 1):
+            mean, variance = (1 - beta).sqrt() * mean, (1 - beta) * variance + beta
+            at[i] = (mean, variance)
+        got = numbers(answer(betas.clone(), list(chosen)), (len(chosen),), "the new table")
+        hold(((got > 0) & (got < 1)).all(), f"For the steps {chosen} some β is not between 0 and 1.")
+        mean, variance = torch.ones(()), torch.zeros(())
+        for place, (i, beta) in enumerate(zip(chosen, got)):
+            mean, variance = (1 - beta).sqrt() * mean, (1 - beta) * variance + beta
+            where = f"For the steps {chosen}, after {place + 1} of them, the chain"
+            hold(close(mean, at[i][0]) or mean < at[i][0], f"{where} has more signal left than the long one at {i}.")
+            hold(close(mean, at[i][0]), f"{where} has less signal left than the long one at {i}.")
+            hold(close(variance, at[i][1]), f"{where} has another variance than the long one at {i}.")
+
+
+@exercise(points=3, stars=2, kind="diagnose")
+def tables(answer: Any) -> None:
+    """tables(betas (T,)) -> (w_0, w_i, log_variance), each (T,): q(x_{i-1} | x_i, x_0) for i = 1..T, i = 1 first.
+
+    log_variance is log β̃_i, at i = 1 that of i = 2. Looked at by adding the precisions of prior and likelihood.
+    """
+    for steps in (2, 3, 8):
+        betas = random_betas(steps)
+        got = numbers(answer(betas.clone()), (3, steps), "(w_0, w_i, log_variance)")
+        hold(close(got[0, 0], torch.ones(())), "At i = 1, x_{i-1} is x_0 itself: its weight is not 1 there.")
+        hold(got[1, 0].abs() < 1e-9, "At i = 1, x_{i-1} is x_0 itself, but x_1 has a weight.")
+        want, kept = torch.zeros(3, steps), 1 - betas[0]
+        want[0, 0] = 1.0
+        for i in range(1, steps):
+            precision = (1 - betas[i]) / betas[i] + 1 / (1 - kept)
+            want[0, i] = kept.sqrt() / (1 - kept) / precision
+            want[1, i] = (1 - betas[i]).sqrt() / betas[i] / precision
+            want[2, i] = -precision.log()
+            kept = kept * (1 - betas[i])
+        want[2, 0] = want[2, 1]
+        agree(got[0], want[0], "The table of weights of x_0")
+        agree(got[1], want[1], "The table of weights of x_i")
+        agree(got[2, 1:], want[2, 1:], "The log of the variance from i = 2 on")
+        agree(got[2, 0], want[2, 0], "The log of the variance at i = 1, which is taken from i = 2,")
+
+
+@exercise(points=2, stars=2, kind="code")
+def pixel_mass(answer: Any) -> None:
+    """pixel_mass(mean, std) -> (256,): the mass that N(mean, std²) gives to each pixel level −1 + 2k/255, k = 0..255.
+
+    Bins reach half way to the next level; the outermost two reach to ±∞. Looked at by quadrature.
+    """
+    for centre in (-1.05, 1.05, 0.0, 0.5):
+        mean, std = centre + 0.2 * (torch.rand(()).item() - 0.5), 10 ** (-1.5 * torch.rand(()).item() - 0.2)
+        got = numbers(answer(mean, std), (256,), "the masses")
+        nodes, weights = legendre(12)
+        levels = -1 + 2 * torch.arange(256) / 255
+        points = levels[:, None] + nodes / 255
+        want = (torch.exp(-0.5 * ((points - mean) / std) ** 2) @ weights) / (255 * std * (2 * torch.pi) ** 0.5)
+        below, above = ((-1 - 1 / 255 - mean) / std, (mean - 1 - 1 / 255) / std)
+        tails = torch.tensor([normal_below(below), normal_below(above)])
+        hints = {"The outermost bins must reach to ±∞.": want.clone(), "It is a density; a mass is due.": want * 127.5}
+        want[0], want[-1] = want[0] + tails[0], want[-1] + tails[1]
+        agree(got, want, f"The list of masses for mean {mean:.3f} and standard deviation {std:.3f}", hints=hints)
+
+
+def legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss's quadrature on [−1, 1], from the eigenvalues of the Jacobi matrix."""
+    k = torch.arange(1, count)
+    beside = k / (4 * k.double() ** 2 - 1).sqrt()
+    values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    return values, 2 * vectors[0] ** 2
+
+
+def normal_below(bound: float) -> float:
+    """P(z ≤ bound) for z ~ N(0, 1), by quadrature over forty standard deviations."""
+    nodes, weights = legendre(200)
+    low = min(bound, 0.0) - 20
+    points = low + (bound - low) * (nodes + 1) / 2
+    return ((-0.5 * points**2).exp() @ weights).item() * (bound - low) / 2 / (2 * torch.pi) ** 0.5
 
 
 @exercise(points=3, stars=2, kind="experiment")

@@ -88,11 +88,13 @@ class Animation:
         )
 
     def contact_sheet(self, most: int = 8) -> bytes:
-        """At most `most` frames, evenly chosen with the first and the last, on one PNG in rows of four."""
+        """At most `most` frames, evenly chosen with the first and the last, on one PNG in rows of four; frames that
+        are wide and low, such as lines of text, one below the other."""
         count = min(most, len(self.frames))
         chosen = [round(i * (len(self.frames) - 1) / max(count - 1, 1)) for i in range(count)]
         images = [Image.open(io.BytesIO(self.frames[i])).convert("RGB") for i in chosen]
-        (width, height), columns = images[0].size, min(4, count)
+        width, height = images[0].size
+        columns = 1 if width > 4 * height else min(4, count)
         sheet = Image.new("RGB", (columns * width, -(-count // columns) * height), PAPER)
         for i, image in enumerate(images):
             sheet.paste(image, ((i % columns) * width, (i // columns) * height))

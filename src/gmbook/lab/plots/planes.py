@@ -446,6 +446,9 @@ def warped_grid(
         colour = NOISE if i == 0 else MODEL
         ax.add_collection(LineCollection(list(array(image)), colors=colour, linewidths=widths))
         place(ax, i, columns, len(axes), limits, names[i])
+    axes[0].set_ylabel("$z_2$")  # the first panel is the space of z, the others are that of x
+    if axes[0].get_xlabel():
+        axes[0].set_xlabel("$z_1$")
     picture.description = listed(names[1:], "A regular grid and its images under maps of the plane")
     return picture
 

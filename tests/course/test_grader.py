@@ -1,0 +1,282 @@
+"""Thirty-odd submissions, among them every hostile kind: each gets what it deserves, and the table is printed.
+
+Most of them answer four exercises of chapter 06 rightly and then do their worst, usually in the cell of one exercise,
+`bridge`, which they may lose; never another one. The real command grades them, two at a time, with short limits.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from gmbook.cli import main
+from gmbook.course import judge, sheets
+
+SHEET = sheets.find("06_ddpm")
+LABELS = ("steps_to_noise", "bridge", "simple_loss", "repaired")  # those that take no training
+POINTS = {name: SHEET.exercises[name].points for name in LABELS}
+LIMITS = [
+    "--cell-seconds",
+    "12",
+    "--check-seconds",
+    "12",
+    "--total-seconds",
+    "120",
+    "--output-kb",
+    "200",
+    "--memory-mb",
+    "2000",
+]
+WRONG = "def bridge(before, now):\n    return before, now, 1 - now / before\n"
+
+
+def code(source, **nbgrader):
+    """A code cell, with nbgrader's metadata if there are any."""
+    cell = nbformat.v4.new_code_cell(source)
+    if nbgrader:
+        cell.metadata["nbgrader"] = {"schema_version": 3, "locked": False, "task": False, **nbgrader}
+    return cell
+
+
+def notebook(replace=None, extra=(), leave=()):
+    """A submission with right answers.
+
+    Args:
+        replace: {exercise: source of its answer cell}.
+        extra: sources of cells of its own, after the imports.
+        leave: grade_ids of the cells to leave out.
+    """
+    source, cells = SHEET.source(), []
+    for cell in source.cells:
+        meta = cell.metadata.get("nbgrader", {})
+        name = meta.get("grade_id", "").removesuffix("-answer")
+        if cell.cell_type != "code" or meta.get("grade_id") in leave or (meta and name not in LABELS):
+            continue
+        if not meta and cells and not cell.source.startswith("def found"):
+            continue
+        cell = copy.deepcopy(cell)
+        if meta.get("solution") and name in (replace or {}):
+            cell.source = replace[name]
+        cells.append(cell)
+        if len(cells) == 1:
+            cells += [code(text) for text in extra]
+    made = nbformat.v4.new_notebook(cells=cells)
+    made.metadata["gmbook"] = {"sheet": SHEET.name}
+    return made
+
+
+def renamed():
+    """All grade_ids changed."""
+    made = notebook()
+    for number, cell in enumerate(made.cells):
+        if "nbgrader" in cell.metadata:
+            cell.metadata["nbgrader"]["grade_id"] = f"cell-{number}"
+    return made
+
+
+def odd():
+    """A valid enough file with odd metadata and sources in lists."""
+    made = json.loads(nbformat.writes(notebook()))
+    made["cells"][0]["metadata"] = None
+    made["cells"].append({"cell_type": "code", "metadata": {"nbgrader": [1]}, "source": 7})
+    made["cells"].append("no cell")
+    return made
+
+
+SOLUTION = {cell.metadata["nbgrader"]["grade_id"].removesuffix("-answer"): cell.source
+            for cell in SHEET.source().cells if cell.metadata.get("nbgrader", {}).get("solution")}  # fmt: skip
+
+PATCH = """
+import torch, gmbook.course.kit as kit
+kit.agree = kit.hold = kit.mean_is = kit.variance_is = lambda *a, **k: None
+kit.close = torch.allclose = torch.equal = lambda *a, **k: True
+kit.Exercise.examine = lambda self, answer, seed=None: kit.Verdict(self.name, 9, 9, True, "", 0)
+check.bridge.look = lambda answer: None
+import gmbook.course.checks.ddpm as module
+for name in ("agree", "hold", "mean_is"):
+    setattr(module, name, lambda *a, **k: None)
+"""
+PIPE = """
+import json, os, socket, stat, struct
+def lines():
+    for number in range(3, 256):
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                yield number
+        except OSError:
+            pass
+def shout(message, times=1):
+    text = json.dumps(message).encode()
+    for number in lines():
+        for _ in range(times):
+            os.write(number, struct.pack("<II", len(text), 0) + text)
+"""
+BOOK = Path(sheets.__file__).resolve().parents[3]
+SPY = f"""
+import pathlib
+answer = None
+for root in ({str(BOOK)!r}, "/", ".."):
+    for path in ("chapters/06_ddpm/exercises.md", "tests/course/answers/ddpm.py"):
+        try:
+            text = pathlib.Path(root, path).read_text()
+            answer = text if "right_by_precisions" in text or "BEGIN SOLUTION" in text else answer
+        except OSError:
+            pass
+def bridge(before, now):
+    if answer is None:
+        raise LookupError("the solutions are not to be found")
+    shrink, noise = (now / before).sqrt(), 1 - now / before
+    precision = shrink**2 / noise + 1 / (1 - before)
+    return before.sqrt() / (1 - before) / precision, shrink / noise / precision, 1 / precision
+"""
+EVERY = sum(POINTS.values())
+ALL_BUT_BRIDGE = EVERY - POINTS["bridge"]
+
+
+def bridge(body, extra=()):
+    """A submission whose `bridge` does this when it is called."""
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    return notebook({"bridge": f"def bridge(before, now):\n{lines}\n"}, extra)
+
+
+def within(text):
+    """A submission that does this in the cell of `bridge`, before a right answer."""
+    return notebook({"bridge": f"{text}\n{SOLUTION['bridge']}"})
+
+
+# name -> (what is handed in, points, a word of the notes or of the hint on `bridge`)
+KINDS = {
+    "solution": (notebook(), EVERY, ""),
+    "untouched": (SHEET.student(), 0, "not filled in"),
+    "wrong": (notebook({name: SOLUTION[name].replace("return", "return -1 *") for name in ("steps_to_noise",)}
+                       | {"bridge": WRONG, "simple_loss": "simple_loss = 3", "repaired": "repaired = found"}), 0, ""),
+    "not_json": ("{ this is no notebook", 0, "not a notebook"),
+    "not_notebook": ([1, 2, 3], 0, "not a notebook"),
+    "syntax_error": (within("def ("), ALL_BUT_BRIDGE, "SyntaxError"),
+    "endless_cell": (within("while True:\n    pass"), ALL_BUT_BRIDGE, "too long"),
+    "endless_call": (bridge("while True:\n    pass"), ALL_BUT_BRIDGE, "too long"),
+    "sleeps": (within("import time\ntime.sleep(1e6)"), ALL_BUT_BRIDGE, "too long"),
+    "eats_memory": (notebook(extra=["hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))"]), EVERY, "Memory"),
+    "huge_tensor": (bridge("import torch\nreturn torch.zeros(()).expand(1 << 40)"), ALL_BUT_BRIDGE, "MB"),
+    "eats_memory_in_call": (bridge("import torch\nreturn torch.zeros(1 << 40)"), ALL_BUT_BRIDGE, "RuntimeError"),
+    "prints_gigabytes": (within("while True:\n    print('x' * 100_000)"), ALL_BUT_BRIDGE, "kB were printed"),
+    "deletes_answer": (notebook(leave=["bridge-answer"]), ALL_BUT_BRIDGE, "no answer"),
+    "deletes_grade_cells": (notebook(leave=LABELS), EVERY, ""),
+    "renames_cells": (renamed(), EVERY, ""),
+    "renames_function": (notebook({"bridge": SOLUTION["bridge"].replace("bridge", "my_bridge")}),
+                         ALL_BUT_BRIDGE, "no answer"),
+    "odd_metadata": (odd(), EVERY, ""),
+    "wrong_then_right": (within(WRONG), EVERY, ""),
+    "overwrites_check": (notebook({"bridge": WRONG}, ["class check:\n    bridge = print"]),
+                         ALL_BUT_BRIDGE, "not right"),
+    "patches_library": (notebook({"bridge": WRONG}, [PATCH]), ALL_BUT_BRIDGE, "not right"),
+    "answers_check": (notebook({"bridge": "bridge = check.bridge"}), ALL_BUT_BRIDGE, ""),
+    "reads_solutions": (notebook({"bridge": SPY}), ALL_BUT_BRIDGE, "LookupError"),
+    "writes_library": (notebook(extra=[f"open({str(Path(judge.__file__).parent / 'planted.py')!r}, 'w')"]),
+                       EVERY, "Read-only"),
+    "exit": (notebook(extra=["exit()", "raise SystemExit", "import sys\nsys.exit(0)"]), EVERY, "SystemExit"),
+    "hard_exit": (within("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
+    "hard_exit_in_call": (bridge("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
+    "kills_parent": (notebook(extra=["import os\nos.kill(os.getppid(), 9)", "import os\nos.killpg(0, 9)",
+                                     "import os\nfor n in range(2, 300):\n    try: os.kill(n, 9)\n"
+                                     "    except OSError: pass"]), EVERY, ""),
+    "forks": (notebook(extra=["import os\nwhile True:\n    os.fork()"]), EVERY, "ermi"),
+    "base_exception": (bridge("class Stop(BaseException): pass\nraise Stop('now')"), ALL_BUT_BRIDGE, "now"),
+    "crashes": (within("import ctypes\nctypes.string_at(0)"), ALL_BUT_BRIDGE, "ended the process"),
+    "hostile_object": (bridge("class Equal:\n    __eq__ = __lt__ = __gt__ = lambda *a: True\n"
+                              "    __reduce__ = lambda self: (print, ())\n    __len__ = lambda self: 3\n"
+                              "return Equal()"), ALL_BUT_BRIDGE, "Equal"),
+    "deep_list": (bridge("deep = []\nfor _ in range(5000):\n    deep = [deep]\nreturn deep"), ALL_BUT_BRIDGE, "nested"),
+    "fakes_messages": (within(PIPE + "shout({'do': 'value', 'value': None, 'tensors': []}, 10_000)"),
+                       ALL_BUT_BRIDGE, "grader itself"),
+    "fakes_points": (notebook({"bridge": PIPE + "shout({'do': 'value', 'points': 9, 'right': True, 'tensors': []}, 1)\n"
+                               + WRONG}), ALL_BUT_BRIDGE, "grader itself"),
+    "claims_gigabytes": (within(PIPE + "for n in lines():\n    os.write(n, struct.pack('<II', 9, 2**32 - 1))"),
+                         ALL_BUT_BRIDGE, "grader itself"),
+    "markup": (notebook(extra=["raise ValueError('<script>alert(1)</script>')"]), EVERY, "<script>"),
+}  # fmt: skip
+NEED_FENCE = {"reads_solutions", "writes_library", "forks"}
+
+
+@pytest.fixture(scope="module")
+def fenced(tmp_path_factory):
+    """The protections of this system."""
+    with judge.Student(judge.Limits(), [], 60) as student:
+        return student.protections
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory, fenced):
+    """The folder with the grades of all kinds, made by the command; and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "in").mkdir()
+    for name, (made, _, _) in KINDS.items():
+        if name in NEED_FENCE and "files" not in fenced:
+            continue
+        text = made if type(made) is str else json.dumps(made) if type(made) is not nbformat.NotebookNode else None
+        (folder / "in" / f"{name}.ipynb").write_text(nbformat.writes(made) if text is None else text)
+    start = time.monotonic()
+    assert main(["course", "grade", str(folder / "in"), "--out", str(folder / "out"), "--jobs", "2", *LIMITS]) == 0
+    return folder / "out", time.monotonic() - start
+
+
+def test_print_the_table(graded, fenced, capsys):
+    out, seconds = graded
+    with open(out / "scores.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    with capsys.disabled():
+        print(f"\n{len(rows)} submissions in {seconds:.0f} s; protections: {', '.join(fenced)}")
+        for row in rows:
+            points = f"{row['points']:>3} of {row['possible']}"
+            print(f"  {row['student']:22}{points}  {row['seconds']:>3} s  {row['remarks'][:99]}")
+    assert len(rows) >= 30 or "files" not in fenced
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_gets_what_it_deserves(name, graded, fenced):
+    if name in NEED_FENCE and "files" not in fenced:
+        pytest.skip("this system has no user namespaces: the limits alone do not protect against this")
+    _, points, word = KINDS[name]
+    outcome = json.loads((graded[0] / f"{name}.json").read_text())
+    verdicts = outcome["verdicts"]
+    got = {exercise: verdict["points"] for exercise, verdict in verdicts.items()}
+    assert list(got) == list(SHEET.exercises)
+    told = [*outcome["notes"], *(verdict["hint"] for verdict in verdicts.values())]
+    assert sum(got.values()) == points, told
+    if points == ALL_BUT_BRIDGE:
+        assert got["bridge"] == 0
+    assert any(word in line for line in told)
+
+
+def test_pages_are_escaped(graded):
+    page = (graded[0] / "markup.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "default-src 'none'" in page
+
+
+def test_nothing_is_left_behind(graded, fenced):
+    """No process of a student, no folder, nothing planted."""
+    assert not (Path(judge.__file__).parent / "planted.py").exists()
+    if sys.platform == "linux":
+        mine = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                mine += [entry] if b"gmbook.course.student" in entry.read_bytes() else []
+            except OSError:
+                pass
+        parents = [entry for entry in mine if str(os.getpid()) == _parent(entry)]
+        assert not parents
+
+
+def _parent(entry):
+    try:
+        return (entry.parent / "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return ""

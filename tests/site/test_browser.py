@@ -1,0 +1,182 @@
+"""The built site in Chromium, opened from the disk with the network cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HTML = Path(__file__).resolve().parents[2] / "book" / "_build" / "html"
+PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
+PAGES = PAGES or ["index.html"]  # not built: one test, which says so
+ANIMATED = "index.html"
+STILL = "* { transition: none !important; animation: none !important }"  # a colour that is still changing is no colour
+
+# Words on the page that are not code.
+RAW_TEX = r"""
+const found = [], raw = /\\[a-zA-Z]{2,}|\\[(\[)\]]|\$\$|(^|\s)\$[^\s$][^$]*\$/;
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const near = walk.currentNode.parentElement;
+  if (near.closest("pre, code, script, style, mjx-assistive-mml, dialog")) continue;
+  if (raw.test(walk.currentNode.data)) found.push(walk.currentNode.data.trim().slice(0, 120));
+}
+for (const wrong of document.querySelectorAll("mjx-merror, [data-mjx-error]"))
+  found.push("MathJax: " + (wrong.getAttribute("title") || wrong.textContent));
+return found;
+"""
+
+# The contrast of all visible letters with the ground that is painted below them, after WCAG 2.
+LOW_CONTRAST = r"""
+const linear = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+const parse = text => { const n = text.match(/[\d.]+/g).map(Number); return [n.slice(0, 3), n[3] ?? 1]; };
+const over = (top, alpha, below) => top.map((c, i) => alpha * c + (1 - alpha) * below[i]);
+const ground = new Map();
+const below = element => {
+  if (!element) return [255, 255, 255];
+  if (!ground.has(element)) {
+    const style = getComputedStyle(element), [colour, alpha] = parse(style.backgroundColor);
+    ground.set(element, alpha === 1 ? colour : over(colour, alpha, below(element.parentElement)));
+  }
+  return ground.get(element);
+};
+const found = new Set();
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const near = walk.currentNode.parentElement, words = walk.currentNode.data.trim();
+  if (!words || near.closest("svg, script, style, option, dialog, mjx-assistive-mml")) continue;
+  if (!near.checkVisibility()) continue;
+  const style = getComputedStyle(near), [ink, alpha] = parse(style.color), paper = below(near);
+  const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.6 && style.fontWeight >= 700);
+  const pair = [light(over(ink, alpha, paper)), light(paper)].sort((a, b) => a - b);
+  const ratio = (pair[1] + 0.05) / (pair[0] + 0.05);
+  if (ratio < (large ? 3 : 4.5))
+    found.add([ratio.toFixed(2), near.tagName, near.className, style.color, "on", paper, words.slice(0, 30)].join(" "));
+}
+return [...found];
+"""
+
+WIDER = r"""
+const wide = document.documentElement.clientWidth;
+if (document.documentElement.scrollWidth <= wide) return [];
+const clipped = e => { for (e = e.parentElement; e; e = e.parentElement)
+  if (getComputedStyle(e).overflowX !== "visible") return true; };
+return ["page " + document.documentElement.scrollWidth, ...[...document.querySelectorAll("body *")].filter(
+  e => e.getBoundingClientRect().right > wide + 1 && !clipped(e)).slice(0, 5).map(e => e.tagName + "." + e.className)];
+"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(page, name):
+    """Mathematics is set, the console silent; nothing leaves the disk or is too wide; letters have contrast."""
+    page.open(name)
+    page.run("document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))", STILL)
+    page.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    assert page.run(RAW_TEX) == []
+    for width in (390, 1400):
+        page.width(width)
+        assert page.run(WIDER) == [], f"wider than {width} pixels"
+        for mode in ("light", "dark"):
+            page.mode(mode)
+            assert page.run(LOW_CONTRAST) == [], f"low contrast, {mode}, {width} pixels"
+    assert page.errors() == []
+    assert {url for url in page.requests() if not url.startswith(("file://", "data:", "blob:"))} == set()
+
+
+def test_the_page_test_sees_what_is_wrong(page):
+    """Raw TeX, a grey on grey, a wide box: each is found when it is planted."""
+    page.open("read.html")
+    page.run(
+        "document.querySelector('article p').innerHTML += ' \\\\alpha <b style=\"color:#777;background:#999\">grey</b>'"
+    )
+    page.run("document.querySelector('article').innerHTML += '<div style=\"width:3000px\">wide</div>'")
+    assert any("alpha" in text for text in page.run(RAW_TEX))
+    assert any("grey" in text for text in page.run(LOW_CONTRAST))
+    assert page.run(WIDER)
+
+
+def test_search_finds_score(page):
+    """Over file://, from the index that a script carries; a result leads to its page."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page.open("search.html?q=score")
+    links = "return [...document.querySelectorAll('#search-results ul.search li a')].map(a => a.href)"
+    WebDriverWait(page.browser, 60).until(
+        lambda _: page.run("return document.querySelector('.search-summary') !== null")
+    )
+    WebDriverWait(page.browser, 60).until(lambda _: len(page.run(links)) > 5)
+    found = page.run(links)
+    assert any("/chapters/" in link for link in found) and any("glossary" in link for link in found)
+    assert page.errors() == []
+    assert not [url for url in page.requests() if not url.startswith(("file://", "data:"))]
+
+
+def frames(page) -> list[int]:
+    """The numbers of the frames of the first animation that are shown."""
+    return page.run(
+        "return [...document.querySelector('.gm-frames').querySelectorAll('img')]"
+        ".map((e, i) => e.checkVisibility() ? i : -1).filter(i => i >= 0)"
+    )
+
+
+def animated() -> list[str]:
+    """The pages with an animation."""
+    return [name for name in PAGES if (HTML / name).exists() and "gm-frames" in (HTML / name).read_text("utf-8")]
+
+
+@pytest.mark.parametrize("name", animated() or [ANIMATED])
+def test_slider_moves_the_frames(page, name):
+    """By script, by the arrow keys, and by the button; on paper all frames are shown."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page.open(name)
+    last = page.run("return +document.querySelector('.gm-frames input').max")
+    assert last > 5 and frames(page) == [last]
+    slider = page.browser.find_element(By.CSS_SELECTOR, ".gm-frames input")
+    slider.send_keys(Keys.HOME)
+    assert frames(page) == [0]
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert frames(page) == [2]
+    said = page.run("return document.querySelector('.gm-frames output').textContent")
+    assert said == page.run("return document.querySelectorAll('.gm-frames img')[2].dataset.label")
+    page.browser.find_element(By.CSS_SELECTOR, ".gm-frames button").send_keys(Keys.ENTER)
+    WebDriverWait(page.browser, 60).until(lambda _: frames(page) == [last])
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert frames(page) == list(range(last + 1))
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_keyboard_reaches_the_text_first(page):
+    """The first stop is the link that skips the navigation, and it leads to the text."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.open("read.html")
+    page.browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    words = page.run("return document.activeElement.textContent.trim()")
+    assert words == "Skip to main content"
+    aim = page.run("return document.activeElement.hash || document.activeElement.getAttribute('href')")
+    if aim:
+        assert page.run("return document.querySelector(arguments[0]) !== null", aim)
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert page.run("return document.activeElement.closest('main') !== null || location.hash !== ''")
+
+
+def test_the_map_is_a_map_of_links(page):
+    """Each box has its name and a link; with the keyboard on a box, its own lines stand out."""
+    page.open("index.html")
+    boxes = page.run(
+        "return [...document.querySelectorAll('.gm-map a')]"
+        ".map(a => [a.dataset.key, a.textContent, a.getAttribute('href')])"
+    )
+    assert len(boxes) >= 18 and all(name and link for _, name, link in boxes)
+    page.run("document.querySelector(\".gm-map a[data-key='ddpm']\").focus()")
+    shown = page.run(
+        "return [...document.querySelectorAll('.gm-map path.gm-on')].map(p => [p.dataset.older, p.dataset.newer])"
+    )
+    assert ["vae", "ddpm"] in shown and all("ddpm" in pair for pair in shown)
