@@ -135,7 +135,8 @@ def annealed(answer: Any) -> None:
     """
     for levels, count in ((1, 1), (1, 2), (3, 1), (3, 2)):
         sigmas = (2.0 + torch.rand(levels)) * torch.tensor([1.0, 0.5, 0.2])[:levels]
-        c, asked = between(0.1, 0.5), []
+        c = between(0.1, 0.5)
+        asked: list[float] = []
         slopes = {sigma: between(0.4, 1.4) / (c * sigma**2) for sigma in sigmas.tolist()}
 
         def score(
