@@ -64,6 +64,8 @@ def test_form(sheet):
     assert sheets.problems(sheet) == []
     assert list(answers(sheet)) == list(sheet.exercises)
     assert all(1 <= exercise.stars <= 3 and exercise.points > 0 for exercise in sheet.exercises.values())
+    assert 8 <= len(sheet.exercises) <= 10
+    assert {exercise.kind for exercise in sheet.exercises.values()} == {"derive", "code", "diagnose", "experiment"}
 
 
 @every_sheet
