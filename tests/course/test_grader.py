@@ -25,9 +25,9 @@ LABELS = ("steps_to_noise", "bridge", "simple_loss", "repaired")  # those that t
 POINTS = {name: SHEET.exercises[name].points for name in LABELS}
 LIMITS = [
     "--cell-seconds",
-    "12",
+    "15",
     "--check-seconds",
-    "12",
+    "30",
     "--total-seconds",
     "120",
     "--output-kb",

@@ -14,6 +14,7 @@ from torch import Tensor
 from gmbook import experiments
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment, Unknown
+from gmbook.lab import data
 from gmbook.lab.checkpoint import checkpoints
 
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
@@ -124,6 +125,22 @@ def test_a_record_holds_what_was_run_and_names_no_machine(home):
     assert socket.gethostname() not in text and str(home) not in text
     for picture in ("loss.png", "samples.png"):
         assert (record.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_and_seed_give_the_same_record(home):
+    """Fifty steps, twice: weights bit for bit, metrics to the last digit. Another seed gives others."""
+
+    def evaluate(model, n):
+        x = data.binarise(data.digits("test").x[:n], 17)
+        return {"negative ELBO": -model.elbo(x).mean().item(), "mean of samples": model.sample(n).mean().item()}
+
+    experiment, told, files = replace(SMALL, evaluate=evaluate), [], []
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        torch.rand(seed + len(name))  # whatever came before must not matter
+        base.run(experiment, home / name, seed=seed, steps=50, progress=False)
+        told.append(results.record(experiment, home / name, n=100, root=home).metrics)
+        files.append((home / "data" / "pretrained" / f"{experiment.name}.safetensors").read_bytes())
+    assert told[0] == told[1] != told[2] and files[0] == files[1] != files[2]
 
 
 def test_recorded_weights_come_back_rounded_to_half_precision(home):

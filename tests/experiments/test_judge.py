@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gmbook.experiments import classifier, flow_matching, gan, judge, realnvp
+from gmbook.experiments import classifier, ddpm, flow_matching, gan, judge, realnvp, vae
 from gmbook.experiments.ddpm import CLASSES, balanced
 from gmbook.lab import data, efficientnet
 from gmbook.networks.unet import UNet
+from gmbook.papers.ddpm import DDPM
 from gmbook.papers.flow_matching import FlowMatching
 
 DISTANCE = "Fréchet distance of EfficientNet-Lite0 features"
@@ -50,7 +51,7 @@ class Gaussian:
 def cheap(monkeypatch, small):
     """Pixels shrunk to 4×4 in the place of the network's features, and no Gaussian fitted to 3,072 pixels."""
     monkeypatch.setattr(efficientnet, "features", lambda x: F.adaptive_avg_pool2d(x, 4).flatten(1))
-    for module in (judge, flow_matching, realnvp):
+    for module in (judge, flow_matching, realnvp, vae):
         monkeypatch.setattr(module, "PixelGaussian", Gaussian)
 
 
@@ -141,3 +142,36 @@ def test_gan_on_mnist_is_reported_whole(small):
     report = gan.evaluate(gan.model((1, 28, 28), 4).eval(), 50)
     assert report["classifier Fréchet distance"] > 2 * report["the same, real against real"]
     assert sum(report["class histogram"]) == 50 and report["precision"] < 0.2
+
+
+def test_vae_on_cifar10_is_reported_whole(cheap):
+    """A decoder that says 0 whatever the code, and an encoder that says the prior: one known Gaussian."""
+    model = vae.colour_model(4, 8).eval()
+    for layer in (model.encoder.last, model.decoder.body.rest[-1]):
+        torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    model.likelihood.log_std.data.fill_(math.log(0.5))
+    report = vae.evaluate_cifar10(model, 12)
+    mean_square = vae.centred(data.cifar10("test").x[:12]).square().mean().item()
+    expected = (math.log(2 * math.pi * 0.25) + mean_square / 0.25) / 2 / math.log(2) + 7
+    assert report["bits/dim, bound, 12 test images, 10 draws"] == pytest.approx(expected, abs=0.01)
+    assert report["bits/dim, IWAE bound, k = 100, 12 test images"] == pytest.approx(expected, abs=0.01)
+    assert report["active units"] == 0 and report["samples"] == 12
+    assert report["bits/dim of a full-covariance Gaussian of the pixels, same images"] == 4
+    assert vae.sample_colours(model, torch.zeros(3)).unique().tolist() == pytest.approx(
+        [1 / 255], abs=1e-6
+    )  # the level of 0
+
+
+def test_gan_on_cifar10_is_reported_whole(cheap):
+    torch.manual_seed(0)
+    report = gan.evaluate_cifar10(gan.model((3, 32, 32), 4).eval(), 12)
+    assert report["samples"] == 12 and report[DISTANCE] > report["the same, real against real"] > 0
+
+
+def test_ddpm_on_cifar10_is_reported_whole(cheap):
+    torch.manual_seed(0)
+    net = UNet(3, width=8, multipliers=(1,), classes=CLASSES, drop=0.1, patch=8)
+    model = DDPM(net, (3, 32, 32), steps=60, clip=1.0, levels=256).eval()
+    report = ddpm.evaluate_cifar10(model, 12)
+    assert report["bits/dim, bound given the label, 12 test images"] > 8  # it predicts no noise: worse than uniform
+    assert report[DISTANCE] > report["the same, real against real"] and "guidance s = 1.5" in report["sampling"]

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from gmbook.lab.batches import Batches, LawBatches, TextBatches
+from gmbook.lab.batches import Batches, LawBatches, TextBatches, mirror
 
 X = torch.arange(50, dtype=torch.uint8)[:, None]
 TEXT = torch.arange(103, dtype=torch.uint8)
@@ -133,3 +133,11 @@ def test_laws_are_drawn_afresh_from_the_default_generator():
 def test_bad_arguments_get_one_clear_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_mirror_flips_half_of_the_images_and_moves_nothing_else():
+    torch.manual_seed(0)
+    x = torch.arange(24.0).reshape(1, 2, 3, 4).expand(400, 2, 3, 4)
+    turned = mirror(x)
+    same, flipped = ((turned == y).flatten(1).all(1) for y in (x, x.flip(3)))
+    assert (same ^ flipped).all() and 140 < flipped.sum() < 260

@@ -25,6 +25,7 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 NOBODY = 65534
@@ -106,7 +107,7 @@ def limit(bounds: Bounds) -> None:
     for kind, most in wanted:
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        attempt(lambda kind=kind, most=most: resource.setrlimit(kind, (most, most)))
+        attempt(partial(resource.setrlimit, kind, (most, most)))
 
 
 def attempt(act: Callable[[], object]) -> bool:

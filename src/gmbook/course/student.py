@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from gmbook.course import sandbox
 
@@ -56,7 +57,7 @@ class Notebook:
         module.__dict__.update(display=lambda *things, **options: None)
         sys.modules["__main__"] = module
         self.names, self.peer = module.__dict__, peer
-        self.before = None
+        self.before: Any = None
 
     def offers(self) -> list:
         """The functions, in the order of the judge's `RUN, READY, ANSWER, DONE`."""

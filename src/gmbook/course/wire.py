@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gmbook.course.kit import Given, Unanswered, Wrong, shortened
 
@@ -314,7 +315,7 @@ class Peer:
         there = [place for place, value in enumerate(call.inputs) if value is not None]
         if there and used:
             outputs, weights = zip(*used)
-            inputs = [call.inputs[place] for place in there]
+            inputs = [value for value in call.inputs if value is not None]
             found = torch.autograd.grad(outputs, inputs, weights, retain_graph=True, allow_unused=True)
             for at, gradient in zip(there, found):
                 products[at] = gradient
@@ -389,7 +390,7 @@ class StudentPeer(Peer):
 
     def given(self, told: dict[str, Any], arguments: list[Any]) -> Any:
         """A `Given`, built again beside the answer."""
-        made = importlib.import_module(told["module"])
+        made: Any = importlib.import_module(told["module"])
         for part in told["class"].split("."):
             made = getattr(made, part)
         return made(*arguments)
@@ -417,7 +418,7 @@ class _Across(torch.autograd.Function):
         return tuple(values)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         return None, None, None, None, *ctx.peer.product(ctx.call, cotangents, ctx.inputs)
 

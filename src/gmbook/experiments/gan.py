@@ -1,10 +1,11 @@
-"""The GAN on images: 8×8 digits and MNIST.
+"""The GAN on images: 8×8 digits, MNIST, CIFAR-10.
 
 The paper, on MNIST: fully connected networks; 100 uniform numbers, two layers of 1200 rectified units and 784 sigmoids
 against two maxout layers of 240 units in five pieces with dropout; SGD from 0.1, divided by 1.000004 at every step,
 momentum from 0.5 to 0.7, batch 100, one step of the discriminator for each of the generator. Ours are small
 convolutional networks, Adam with little momentum, and R1, which a hard game needs and an easy one does not mind
-(chapter 02, section 6.2).
+(chapter 02, section 6.2). On CIFAR-10 the paper shows pictures, of a fully connected network and of one with
+a convolutional discriminator and a deconvolutional generator, and gives no number.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from torch import Tensor, nn
 from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_digits
+from gmbook.experiments.judge import judge_colours, judge_digits
 from gmbook.lab import data
-from gmbook.lab.batches import Batches
+from gmbook.lab.batches import Batches, mirror
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.papers.gan import GAN, r1
 
 REFERENCE = (
     "Goodfellow et al. 2014, MNIST: G 100-1200-1200-784, D two maxout layers of 240 units in five pieces with dropout, "
     "SGD 0.1, momentum 0.5 to 0.7, batch 100, k = 1"
+)
+COLOURS = (
+    "Goodfellow et al. 2014, CIFAR-10: pictures only, of fully connected networks, and of a convolutional D against a "
+    "deconvolutional G"
 )
 LATENT = 64
 PLAYERS = {"lr": 2e-4, "betas": (0.5, 0.99)}  # less momentum: players that turn about each other overshoot with it
@@ -37,10 +42,11 @@ def model(shape: tuple[int, int, int], width: int, gamma: float = 1.0) -> GAN:
     return GAN(generator, Encoder(shape, 1, width), shape, LATENT, penalty=r1(gamma))
 
 
-def batches(images: data.ImageSet, seed: int, size: int) -> Batches:
-    """Endless (x,) in [−1, 1]."""
+def batches(images: data.ImageSet, seed: int, size: int, flip: bool = False) -> Batches:
+    """Endless (x,) in [−1, 1]. `flip` mirrors half of the images."""
     scaled = lambda x: data.scale(x, images.levels)  # noqa: E731
-    return Batches(images.x, size=size, seed=seed, device=device(), transform=scaled)
+    augment = mirror if flip else None
+    return Batches(images.x, size=size, seed=seed, device=device(), transform=scaled, augment=augment)
 
 
 def sample(model: Model, labels: Tensor) -> Tensor:
@@ -52,6 +58,12 @@ def sample(model: Model, labels: Tensor) -> Tensor:
 def evaluate(model: Any, n: int) -> dict[str, Any]:
     """n samples before the classifier: distance, precision and recall, and how many of each class."""
     return judge_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
+
+
+@torch.no_grad()
+def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+    """n samples before EfficientNet-Lite0: distance, precision and recall."""
+    return judge_colours(sample(model, torch.zeros(n)))
 
 
 def live(images: data.ImageSet) -> GAN:
@@ -108,5 +120,35 @@ EXPERIMENTS = (
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
+    ),
+    Experiment(
+        "gan",
+        "cifar10",
+        "laptop",
+        model=lambda: model((3, 32, 32), 24),  # 0.76 M weights, both players: what two megabytes nearly fill
+        batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
+        steps=3000,  # four epochs; a step costs some three times MNIST's
+        size=64,
+        options=PLAYERS | {"lr": 5e-4},  # MNIST's: at so few steps a larger rate is worth its noise
+        ema=0.998,
+        reference=COLOURS,
+        sample=sample,
+        evaluate=evaluate_cifar10,
+    ),
+    Experiment(
+        "gan",
+        "cifar10",
+        "gpu",
+        model=lambda: model((3, 32, 32), 64),  # 4 M weights: wide enough for textures, and still a plain DCGAN
+        batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
+        steps=200_000,  # 512 epochs: the players go on learning from each other long after MNIST's would have settled
+        size=128,
+        options=PLAYERS | {"bf16": True},
+        compile=True,
+        channels_last=True,
+        ema=0.9995,
+        reference=COLOURS,
+        sample=sample,
+        evaluate=evaluate_cifar10,
     ),
 )

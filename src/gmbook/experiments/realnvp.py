@@ -21,7 +21,7 @@ from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
 from gmbook.lab import data, metrics
-from gmbook.lab.batches import Batches
+from gmbook.lab.batches import Batches, mirror
 from gmbook.lab.metrics import PixelGaussian
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
@@ -41,11 +41,8 @@ def model(shape: tuple[int, ...], width: int, blocks: int, scales: int, levels: 
 
 def batches(images: data.ImageSet, seed: int, size: int, flip: bool = False) -> Iterable[tuple[Tensor, ...]]:
     """Endless (x,): integers (B, C, H, W), which the model dequantises itself. `flip` mirrors half of the images."""
-
-    def mirror(x: Tensor) -> Tensor:
-        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
-
-    return Batches(images.x, size=size, seed=seed, device=device(), augment=mirror if flip else None)
+    augment = mirror if flip else None
+    return Batches(images.x, size=size, seed=seed, device=device(), augment=augment)
 
 
 def live(images: data.ImageSet) -> RealNVP:

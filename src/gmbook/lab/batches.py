@@ -24,6 +24,11 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def mirror(x: Tensor) -> Tensor:
+    """Images (B, C, H, W), each flipped left to right with probability one half."""
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+
+
 class Stream(Iterator[tuple[Tensor, ...]]):
     """What the streams share: a counter, and the state.
 

@@ -48,9 +48,9 @@ def memory(answer: Any) -> None:
         got = numbers(answer(before.clone(), noise), (), "the correlation")
         agree(got, want, "the correlation", hints={"It looks like the covariance.": covariance[0, 1],
               "It looks like the slope of x_{t−1} on x_t.": covariance[0, 1] / covariance[1, 1]})  # fmt: skip
-    for noise, want in ((0.0, 1.0), (1 - 1e-6, 0.0)):  # at 1 itself a root of 0 may be one of −1e-16
-        got = numbers(answer(before.clone(), noise * (1 - before).sqrt()), (), "the correlation")
-        hold(abs(got - want) < 0.01, f"With {'no' if want else 'all the'} noise fresh it should be {want:g}.")
+    for share, limit in ((0.0, 1.0), (1 - 1e-6, 0.0)):  # at 1 itself a root of 0 may be one of −1e-16
+        got = numbers(answer(before.clone(), share * (1 - before).sqrt()), (), "the correlation")
+        hold(abs(got - limit) < 0.01, f"With {'no' if limit else 'all the'} noise fresh it should be {limit:g}.")
 
 
 @exercise(points=1, stars=1, kind="code")

@@ -1,0 +1,146 @@
+"""The page of results and the README's table: made from the records, complete, and plain about what was not reached."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+from tools import results
+from tools.results import Bar, Entry
+
+from gmbook.experiments import EXPERIMENTS, find
+
+RECORDS = results.recorded()
+AR, MDLM = "autoregressive-text8-laptop", "mdlm-text8-laptop"
+
+
+def made_up(paper: str, metrics: dict[str, object]) -> results.Content:
+    """A record of a run on text8 that never was."""
+    run = {"paper": paper, "dataset": "text8", "budget": "laptop", "seed": 0, "steps": 5000, "batch": 32}
+    told = {"commit": "0", "versions": {"torch": "2"}, "hardware": "a CPU", "command": "gmbook", "reference": "a paper"}
+    return run | told | {"seconds": 600.0, "weights": 800_000, "metrics": metrics}
+
+
+def text(autoregression: float, bound: float) -> results.Records:
+    """Both records on text8, where the 5-gram has 2.05 bits per letter."""
+    counted = {"baseline, letter frequencies: bits per letter": 4.1, "baseline, 5-grams: bits per letter": 2.05}
+    return {
+        AR: made_up("autoregressive", {"bits per letter, exact": autoregression} | counted),
+        MDLM: made_up("mdlm", {"bits per letter, bound (32 draws of the mask count)": bound} | counted),
+    }
+
+
+def rows(table: str, title: str) -> list[list[str]]:
+    """The cells of the lines of a table that begin with this title."""
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith(f"| {title} |")]
+
+
+def test_the_page_and_the_readme_are_made_from_the_records():
+    again = "`python -m tools.results` writes it anew"
+    assert results.PAGE.read_text(encoding="utf-8") == results.page(RECORDS), again
+    readme = results.README.read_text(encoding="utf-8")
+    assert results.put(readme, results.readme_table(RECORDS)) == readme, again
+
+
+def test_every_experiment_on_real_data_has_an_entry_with_a_source():
+    wanted = {(e.paper, e.dataset) for e in EXPERIMENTS if e.dataset in results.SETS}
+    listed = [(entry.paper, entry.dataset) for entry in results.entries()]
+    assert sorted(listed) == sorted(wanted), "an experiment needs an entry in book/results/paper_numbers.toml"
+    for entry in results.entries():
+        assert all([entry.title, entry.theirs, entry.ours, entry.protocol, entry.gap])
+        assert entry.paper == "classifier" or re.search(r"arXiv:\d{4}\.\d{5}|arXiv:1\d{3}\.\d{4}", entry.source)
+
+
+def test_every_record_is_on_the_page():
+    shown = {e.name for entry in results.entries() for e in results.runs(entry)}
+    assert set(RECORDS) <= shown
+    page = results.page(RECORDS)
+    for name in RECORDS:
+        assert f"(results/{name}/loss.png)" in page
+
+
+def test_what_was_not_run_says_so_and_shows_no_number():
+    page = results.page({})
+    for entry in results.entries():
+        for _, theirs, ours, budget, protocol, gap in rows(page.split("## What they were")[0], entry.title):
+            assert (theirs, ours, protocol, gap) == (entry.theirs, "not yet run", "–", "–")
+            assert re.match(r"(laptop|gpu): [\d,]+ steps of \d+$", budget)
+    assert "GPU budget none has been run yet" in results.readme_table({})
+
+
+def test_a_new_record_comes_into_both_tables():
+    """Whatever the record's metrics are called in full: by their beginnings."""
+    records = text(1.9, 2.0)
+    for table in (results.page(records), results.readme_table(records)):
+        ours = rows(table, "Autoregression on text8")[0]
+        assert ours[2].startswith("1.90 bits per letter (smoothed 5-gram 2.05") and "**" not in ours[2]
+        assert ours[3] == "laptop: 5,000 steps of 32, 0.80 M weights, 10 min"
+        assert rows(table, "MDLM on text8")[0][2].startswith("at most 2.00 bits per letter")
+
+
+def test_a_run_that_a_5_gram_beats_says_so_in_the_table_and_among_the_aims():
+    records = text(2.1, 2.2)
+    for table in (results.page(records), results.readme_table(records)):
+        for title in ("Autoregression on text8", "MDLM on text8"):
+            assert "**A smoothed 5-gram, which only counts letters, does better**" in rows(table, title)[0][2]
+    reached = {(title, aim[:6]): (value, limit, verdict) for title, aim, value, limit, verdict in results.aims(records)}
+    assert reached["Autoregression on text8", "fewer "] == ("2.1", "2.05", "**no**")
+    assert reached["MDLM on text8", "within"] == ("2.2", "2.35", "yes")
+
+
+def test_the_bound_is_held_to_the_autoregression_of_the_same_budget():
+    (bar,) = [bar for entry in results.entries() for bar in entry.bar if bar.of]
+    both = text(1.9, 2.2)
+    assert results.verdict(bar, both[MDLM], both) == ("2.2", "2.15", False)
+    assert results.verdict(bar, both[MDLM], {MDLM: both[MDLM]}) == ("2.2", "not yet run", None)
+
+
+@pytest.mark.parametrize(
+    ("bar", "kept"),
+    [
+        (Bar("share", 0.95, "", "", at_least=True), True),
+        (Bar("share", 0.951, "", "", at_least=True), False),
+        (Bar("distance", "baseline", "", "", factor=0.5), False),
+        (Bar("distance", "baseline", "", "", factor=0.6), True),
+        (Bar("nothing", 1.0, "", ""), None),
+    ],
+)
+def test_bars(bar, kept):
+    content = made_up("x", {"share": 0.95, "distance": 50.0, "baseline": 100.0, "nothing": "not computed: no network"})
+    assert results.verdict(bar, content, {})[2] is kept
+
+
+def test_a_metric_that_is_missing_or_ambiguous_is_an_error_that_names_the_file():
+    content = made_up("x", {"bits, one": 1.0, "bits, two": 2.0})
+    for name, count in (("bits", 2), ("nats", 0)):
+        with pytest.raises(LookupError, match=rf"has {count} metrics that begin with '{name}'.*paper_numbers.toml"):
+            results.metric(content, name)
+    assert results.fill("{bits, one|.2f} and {bits, t|}", content) == "1.00 and 2.0"
+    assert results.fill("{d|.0f}", made_up("x", {"d": "not computed: no weights"})) == "not computed"
+
+
+def test_the_misleading_precision_is_a_measured_one():
+    assert "has precision" not in results.page({}) and "Precision alone misleads" in results.page({})
+    colours = copy.deepcopy(made_up("flow_matching", {"precision of the Gaussian": 0.9, "recall of the Gaussian": 0.0}))
+    assert "precision 0.90 and recall 0.00" in results.gaussian_sentence({"a": made_up("vae", {}), "b": colours})
+
+
+def test_markers_that_are_gone_are_missed():
+    with pytest.raises(ValueError, match="needs the two lines"):
+        results.put("a README", "table")
+    assert results.put(f"a{results.BEGIN}old{results.END}b", "new").count("new") == 1
+
+
+def test_the_table_of_an_entry_names_metrics_that_a_record_has():
+    """Of every recorded experiment, every place is filled; `fill` raises where one is not."""
+    filled = [
+        results.fill(entry.ours + entry.protocol, RECORDS[e.name])
+        for entry in results.entries()
+        for e in results.runs(entry)
+        if e.name in RECORDS
+    ]
+    assert filled and not any("{" in line for line in filled)
+    assert isinstance(results.entries()[0], Entry) and find("vae", "mnist", "laptop") in results.runs(
+        results.entries()[0]
+    )

@@ -1,0 +1,278 @@
+"""What the recorded runs reach, beside what the papers report: writes book/results.md and the table in README.md.
+
+python -m tools.results
+
+Everything comes from book/results/*/record.json and book/results/paper_numbers.toml: after a new `gmbook record`, run
+this again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmbook.experiments import EXPERIMENTS
+from gmbook.experiments.base import Experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE, README = ROOT / "book" / "results", ROOT / "book" / "results.md", ROOT / "README.md"
+NUMBERS = RESULTS / "paper_numbers.toml"
+SETS = ("mnist", "cifar10", "text8")  # digits and prose stand in where these are missing; toys have their own page
+BEGIN, END = "<!-- results: begin, written by python -m tools.results -->", "<!-- results: end -->"
+NOT_RUN = "not yet run"
+PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]*)\}")  # {name of a metric|format}
+HEADER = ("experiment", "the paper's number", "ours", "budget", "protocol", "what explains the gap")
+
+Content = dict[str, Any]  # of a record.json
+Records = dict[str, Content]  # by the experiment's name
+
+INTRO = """# What the runs reach
+
+Made from the records of `gmbook record` and from the papers' numbers, by `python -m tools.results`. A number in the
+column "ours" was measured by this book's code with the recorded weights; what was not run says so. Numbers in the
+column beside it are the papers'.
+
+"""
+
+READING = """
+## How to read them
+
+- **Every distance stands beside its floor**, the same distance between two samples of real images of that size, and in
+  colour beside a baseline: samples of a Gaussian with the training pixels' mean and covariance.
+- **No distance here is FID.** FID means Inception's features. Digits are judged in the features of the book's own
+  classifier, colour images in those of EfficientNet-Lite0: such numbers compare only with each other.
+- **Precision alone misleads**, so recall stands beside it: samples that are all alike can lie close to real
+  ones, as those of a Gaussian of the pixels do in colour features.{gaussian}
+- **A bound is called a bound.** Bits per dimension of dequantised pixels and of diffusions are upper bounds of the true
+  number; on MNIST they also depend on the preprocessing.
+- **Minutes are by the wall clock** on the record's machine, which did other work beside it.
+"""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a run was to show: `measure` below factor · `than` + margin, or, with at_least, not below it.
+
+    `than` names a metric of the same record, or of the record of the paper `of` at the same budget; or is a number.
+    `missed` says plainly what it means if it does not.
+    """
+
+    measure: str
+    than: str | float
+    aim: str
+    missed: str
+    of: str = ""
+    factor: float = 1.0
+    margin: float = 0.0
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A paper on a data set: what the paper reports, what of our record is shown, what lies between."""
+
+    paper: str
+    dataset: str
+    title: str
+    theirs: str
+    source: str
+    ours: str
+    protocol: str
+    gap: str
+    bar: tuple[Bar, ...] = ()
+
+
+def entries(file: Path = NUMBERS) -> list[Entry]:
+    """The entries of paper_numbers.toml, in its order."""
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))["result"]
+    return [Entry(**table | {"bar": tuple(Bar(**bar) for bar in table.get("bar", ()))}) for table in tables]
+
+
+def recorded(folder: Path = RESULTS) -> Records:
+    """All records, by the experiment's name."""
+    files = sorted(folder.glob("*/record.json"))
+    return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def runs(entry: Entry) -> list[Experiment]:
+    """The experiments of an entry: the laptop's budget, then the GPU's."""
+    return sorted(
+        (e for e in EXPERIMENTS if (e.paper, e.dataset) == (entry.paper, entry.dataset)),
+        key=lambda e: e.budget,
+        reverse=True,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def metric(content: Content, name: str) -> Any:
+    """The metric of that name, or the only one whose name begins so.
+
+    Raises:
+        LookupError: there is none, or there are several.
+    """
+    metrics = content["metrics"]
+    found = [name] if name in metrics else [key for key in metrics if key.startswith(name)]
+    if len(found) != 1:
+        raise LookupError(
+            f"the record of {content['paper']} on {content['dataset']} has {len(found)} metrics that begin with "
+            f"{name!r}, one is needed: correct {NUMBERS.name}; it has {', '.join(metrics)}"
+        )
+    return metrics[found[0]]
+
+
+def show(value: Any, form: str) -> str:
+    """A number in that format; what could not be computed is a sentence in the record, and is said in two words."""
+    return "not computed" if isinstance(value, str) else format(value, form)
+
+
+def fill(template: str, content: Content) -> str:
+    """The template with the record's metrics in it."""
+    return PLACE.sub(lambda place: show(metric(content, place[1]), place[2]), template)
+
+
+def verdict(bar: Bar, content: Content, records: Records) -> tuple[str, str, bool | None]:
+    """What was measured, the bar, and whether it is kept; None where the record to compare with is missing."""
+    value, than = metric(content, bar.measure), bar.than
+    if isinstance(than, str):
+        other = records.get(f"{bar.of}-{content['dataset']}-{content['budget']}") if bar.of else content
+        if other is None:
+            return show(value, ".3g"), NOT_RUN, None
+        than = metric(other, than)
+    if isinstance(value, str) or isinstance(than, str):
+        return show(value, ".3g"), "not computed", None
+    limit = bar.factor * than + bar.margin
+    return f"{value:.4g}", f"{limit:.4g}", value >= limit if bar.at_least else value < limit
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def row(entry: Entry, experiment: Experiment, records: Records) -> list[str]:
+    """One line of the table: `HEADER`."""
+    content = records.get(experiment.name)
+    if content is None:
+        planned = f"{experiment.budget}: {experiment.steps:,} steps of {experiment.size}"
+        return [entry.title, entry.theirs, NOT_RUN, planned, "–", "–"]
+    run = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"
+    ours = fill(entry.ours, content)
+    ours += "".join(f". **{bar.missed}**" for bar in entry.bar if verdict(bar, content, records)[2] is False)
+    budget = f"{experiment.budget}: {run}, {content['seconds'] / 60:.0f} min"
+    return [entry.title, entry.theirs, ours, budget, fill(entry.protocol, content), entry.gap]
+
+
+def lines(budgets: Sequence[str], records: Records) -> list[list[str]]:
+    """The rows of all experiments at these budgets."""
+    return [row(entry, e, records) for entry in entries() for e in runs(entry) if e.budget in budgets]
+
+
+def aims(records: Records) -> Iterator[list[str]]:
+    """What each laptop run was to show, and whether it does."""
+    words = {True: "yes", False: "**no**", None: "open"}
+    for entry in entries():
+        content = records.get(f"{entry.paper}-{entry.dataset}-laptop")
+        for bar in entry.bar:
+            if content is None:
+                yield [entry.title, bar.aim, NOT_RUN, "–", "open"]
+            else:
+                value, limit, kept = verdict(bar, content, records)
+                yield [entry.title, bar.aim, value, limit, words[kept]]
+
+
+def readme_table(records: Records) -> str:
+    """The README's: the laptop's runs, and a sentence about the others."""
+    others = [e for entry in entries() for e in runs(entry) if e.budget == "gpu"]
+    done = [e.name for e in others if e.name in records]
+    sentence = f"Of the {len(others)} experiments at the GPU budget {len(done) or 'none'} has been run yet"
+    sentence += f": {', '.join(done)}." if done else "."
+    return f"{table(HEADER, lines(['laptop'], records))}\n{sentence}\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- texts
+
+
+def gaussian_sentence(records: Records) -> str:
+    """The example of a misleading precision, from the first record in colour that holds it."""
+    for content in records.values():
+        precision, recall = (content["metrics"].get(f"{name} of the Gaussian") for name in ("precision", "recall"))
+        if precision is not None and recall is not None:
+            return (
+                f" In the record of {content['paper']} on {content['dataset']} it has precision {precision:.2f} and "
+                f"recall {recall:.2f}."
+            )
+    return ""
+
+
+def details(entry: Entry, experiment: Experiment, content: Content) -> str:
+    """A record in full: provenance, metrics, samples, losses."""
+    folder = f"results/{experiment.name}"
+    versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    metrics = [[name, cell(value)] for name, value in content["metrics"].items()]
+    parts = [
+        f"### {entry.title}, {experiment.budget}\n",
+        f"`{content['command']}`, commit `{content['commit']}`, seed {content['seed']}, "
+        f"{content['seconds'] / 60:.0f} min on {content['hardware']}; {versions}. "
+        f"The paper's setting: {content['reference']}.\n",
+        table(("metric", "value"), metrics),
+    ]
+    if experiment.sample is not None:
+        parts.append(f"![Samples of this run, nothing selected]({folder}/samples.png)\n")
+    parts.append(f"![The run's losses against its steps]({folder}/loss.png)\n")
+    return "\n".join(parts)
+
+
+def cell(value: Any) -> str:
+    """A metric as it stands in a table: four digits, a count, a sentence, a list."""
+    if isinstance(value, list):
+        return "; ".join(cell(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def page(records: Records) -> str:
+    """The book's page."""
+    parts = [INTRO, table(HEADER, lines(["laptop", "gpu"], records)), "\n## What they were to show\n\n"]
+    parts.append(table(("experiment", "aim", "measured", "bar", "reached"), list(aims(records))))
+    sources = [f"- {entry.title}: {entry.source}.\n" for entry in entries()]
+    parts += ["\n## Where the papers' numbers stand\n\n", *sources]
+    parts.append(READING.format(gaussian=gaussian_sentence(records)))
+    found = [(entry, e) for entry in entries() for e in runs(entry) if e.name in records]
+    return "".join(parts) + "\n## The records\n\n" + "\n".join(details(*f, records[f[1].name]) for f in found)
+
+
+def put(text: str, inner: str) -> str:
+    """The README with `inner` between its markers.
+
+    Raises:
+        ValueError: the markers are not there, once each and in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md needs the two lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{inner}\n{END}{tail}"
+
+
+def main() -> int:
+    """Write both."""
+    records = recorded()
+    PAGE.write_text(page(records), encoding="utf-8")
+    README.write_text(put(README.read_text(encoding="utf-8"), readme_table(records)), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)} and the table in {README.relative_to(ROOT)}: {len(records)} records")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
