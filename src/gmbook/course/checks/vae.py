@@ -195,8 +195,9 @@ def beta_for(answer: Any) -> None:
         left = level / alive  # the variance of q; its mean has the variance 1 − left over the data
         return 0.5 * ((1 - left) + left - 1 - left.log()).sum()
 
-    for nats in (0.15, 1.0, 3.0, 12.0):
-        values, variance = torch.randn(5).exp(), between(0.2, 0.8).item()
+    for place, nats in enumerate((0.15, 0.15, 1.0, 3.0, 12.0)):
+        values, variance = (torch.linspace(-1, 1.5, 5) + between(0, 0.3, 5)).exp(), between(0.2, 0.8).item()
+        values = values if place == 0 else values.flip(0) if place == 1 else values[torch.randperm(5)]
         low, high = values.min() * math.exp(-2 * nats - 1), values.max()
         for _ in range(80):
             middle = (low * high).sqrt()
@@ -205,7 +206,7 @@ def beta_for(answer: Any) -> None:
         hold(got > 0, f"For {nats} nats, β is not positive.")
         hints = {"It is βσ²: divide by the decoder's variance.": low,
                  "It is divided by σ, not by σ².": low / math.sqrt(variance),
-                 "All units are taken to be alive.": ((values.log().sum() - 2 * nats) / 5).exp() / variance,
+                 "Units that are dead are taken to be alive.": ((values.log().sum() - 2 * nats) / 5).exp() / variance,
                  "It is its inverse.": variance / low}  # fmt: skip
         agree(got, low / variance, f"β for {nats} nats", tolerance=1e-6, hints=hints)
 
