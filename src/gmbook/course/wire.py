@@ -69,7 +69,9 @@ class Channel:
         text = json.dumps({**head, "tensors": told}).encode()
         if len(text) > HEAD:
             raise ValueError("the value is too large")
-        body = [t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for t in tensors]
+        # a copy in rows: `contiguous` keeps a tensor of one element as it is, and stride 0 has no view as bytes
+        rows = [t.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1) for t in tensors]
+        body = [row.view(torch.uint8).numpy().tobytes() for row in rows]
         try:
             self.wait()
             self.connection.sendall(struct.pack("<II", len(text), sum(map(len, body))) + text + b"".join(body))
