@@ -76,7 +76,7 @@ def test_a_kept_answer_gets_its_verdict_through_the_wire(sheet, exercise, name, 
         torch.randn(2, 0, 3),
         torch.tensor(1.5, dtype=torch.bfloat16),
         torch.tensor([True, False]),
-        torch.randn(3, dtype=torch.complex64),
+        torch.tensor([1 + 2j, 3 - 0.5j]),
         torch.tensor(2.0).expand(1),  # stride 0
     ],
     ids=str,
