@@ -32,7 +32,7 @@ def test_release_makes_the_students_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["release", "99_none", "--out", "x"], "there are: 06_ddpm"),
+        (["release", "99_none", "--out", "x"], "there are: 00_language, 01_vae"),
         (["grade", "nowhere", "--out", "x"], "neither a notebook nor a folder"),
         (["grade", "empty", "--out", "x"], "no notebooks there"),
         (["grade", "anonymous.ipynb", "--out", "x"], "--sheet"),

@@ -130,3 +130,12 @@ def test_gradient_tells_what_is_detached():
     for value in (x.detach().square(), torch.tensor(3.0, requires_grad=True)):
         with pytest.raises(Wrong, match="detached"):
             gradient(value, x, "x")
+
+
+def test_lists_without_end_are_refused():
+    """A list that holds itself is one hint, not a stack that overflows."""
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(Wrong, match="nested too deeply"):
+        careful(lambda: endless)()
+    assert careful(lambda: [[1.0]])() == [[1.0]]

@@ -27,13 +27,14 @@ def test_a_prose_experiment_trains_samples_and_draws(paper, tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "budget"), [("prose", "laptop"), ("text8", "laptop"), ("text8", "gpu")])
-def test_diffusion_and_baseline_differ_in_causality_alone(dataset, budget):
+def test_diffusion_and_baseline_differ_in_causality_and_steps_alone(dataset, budget):
     pair = [experiments.find(paper, dataset, budget) for paper in PAPERS]
     nets = [experiment.model().net for experiment in pair]
     shapes = [{name: p.shape for name, p in net.named_parameters()} for net in nets]
     assert shapes[0] == shapes[1] and [net.causal for net in nets] == [False, True]
-    for name in ("steps", "size", "options", "ema", "sample", "sheet"):
+    for name in ("size", "options", "ema", "sample", "sheet"):
         assert getattr(pair[0], name) == getattr(pair[1], name)
+    assert pair[0].steps == 2 * pair[1].steps  # half of the letters are masked: so as many are predicted
 
 
 def test_diffusion_and_baseline_see_the_same_batches():

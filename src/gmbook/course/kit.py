@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["derive", "code", "experiment", "diagnose"]
+NESTED = 12  # how deep an answer's lists may go
 
 
 class Wrong(Exception):
@@ -142,20 +143,25 @@ def own_randomness(seed: int, dtype: torch.dtype) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------ the student's functions
 
 
-def careful(value: Any) -> Any:
+def careful(value: Any, depth: int = 0) -> Any:
     """The answer with every function in it guarded: called on copies, and what goes wrong inside becomes a hint.
 
     Functions within lists, tuples and dicts, and functions that a function returns, are guarded too.
+
+    Raises:
+        Wrong: lists within lists within lists, more than `NESTED` deep.
 
     Raises (a guarded function, when called):
         Unanswered: it is still a blank (NotImplementedError).
         Wrong: it raised anything else, or changed a tensor that it was given.
     """
+    if depth > NESTED:
+        raise Wrong("It is nested too deeply: lists within lists within lists, without end.")
     if callable(value):
         return _guarded(value)
     if type(value) in (list, tuple):
-        return type(value)(careful(part) for part in value)
-    return {key: careful(part) for key, part in value.items()} if type(value) is dict else value
+        return type(value)(careful(part, depth + 1) for part in value)
+    return {key: careful(part, depth + 1) for key, part in value.items()} if type(value) is dict else value
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:

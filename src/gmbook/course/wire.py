@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gmbook.course.kit import Given, Unanswered, Wrong, shortened
+from gmbook.course.kit import NESTED, Given, Unanswered, Wrong, shortened
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -42,7 +42,7 @@ DTYPES = {
     + (torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128)
 }
 HEAD, BODY = 1 << 20, 1 << 28  # bytes, at most
-TENSORS, DIMENSIONS, NESTED, CALLS_WITHIN_CALLS = 1000, 8, 12, 16
+TENSORS, DIMENSIONS, CALLS_WITHIN_CALLS = 1000, 8, 16
 
 
 class Broken(Exception):
