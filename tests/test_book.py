@@ -207,12 +207,16 @@ def test_every_module_has_its_page():
     assert not [path for path in pages if "._" in path.name or "__init__" in path.name]
 
 
-def test_a_tests_source_is_whole():
-    """Cut at its tests, and nothing is lost."""
-    path = ROOT / "tests" / "test_book.py"
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.name)
+def test_a_tests_source_is_whole(path):
+    """Cut at its tests, and nothing is lost: all of it stands within fences, where no browser runs what it says."""
     page = reference.source_page(path)
     code = "".join(code for _, code in re.findall(r"^(`{3,})python\n(.*?)^\1$", page, re.DOTALL | re.MULTILINE))
     assert code.split() == path.read_text(encoding="utf-8").split()
+
+
+def test_a_tests_source_has_labels():
+    page = reference.source_page(ROOT / "tests" / "test_book.py")
     assert f"({reference.target('tests/test_book.py::test_glossary')})=\n## test_glossary" in page
 
 

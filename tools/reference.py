@@ -154,7 +154,7 @@ def source_page(path: Path) -> str:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test"):
             starts.append((node.name, min([node.lineno, *(d.lineno for d in node.decorator_list)])))
     starts.append(("", len(rows) + 1))
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=2))  # longer than any in the file
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the file
     parts = ["---\norphan: true\nnosearch: true\n---\n", f"({target(name)})=\n# {name.removeprefix('tests/')}\n"]
     for (test, first), (_, beyond) in zip(starts, starts[1:]):
         if test:
