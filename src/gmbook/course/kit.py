@@ -196,6 +196,32 @@ class Given:
         self.arguments = arguments
 
 
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, …), to multiply `like` (B, *S)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Probe:
+    """A network a·x + b·t + c that remembers what it was given, with parameters that a gradient must reach.
+
+    Args:
+        time: the letter that the sheet has for its second argument.
+    """
+
+    def __init__(self, time: str = "t"):
+        self.time, self.weights = time, torch.randn(3).requires_grad_()
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Its output for x (B, *S) and t (B,), like x."""
+        if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+            name = self.time
+            raise Wrong(f"The network is called as net(x, {name}), x (B, *S), with one {name} for each point: (B,).")
+        self.calls.append((x.detach(), t.detach()))
+        a, b, c = self.weights
+        return a * x + b * column(t.to(x.dtype), x) + c
+
+
 def shortened(text: str, most: int = 200) -> str:
     """At most so many characters, on one line."""
     line = " ".join(text.split())

@@ -10,9 +10,11 @@ from torch import Tensor
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import TablePath
 from gmbook.course.kit import (
+    Probe,
     Wrong,
     agree,
     close,
+    column,
     exercise,
     gradient,
     hold,
@@ -30,11 +32,6 @@ from gmbook.papers.ddpm import linear_betas
 def random_betas(steps: int) -> Tensor:
     """A table β_1..β_T of large, uneven steps, so that formulas which nearly agree do not: (T,)."""
     return 0.05 + 0.5 * torch.rand(steps)
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) as (B, 1, …), to multiply `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 @exercise(points=1, stars=1, kind="derive")
@@ -77,22 +74,6 @@ def bridge(answer: Any) -> None:
         agree(got[2], want[2], "the variance", hints={"It looks like the standard deviation.": want[2].sqrt()})
 
 
-class Probe:
-    """A network a·x + b·i + c that remembers what it was given, with parameters that a gradient must reach."""
-
-    def __init__(self) -> None:
-        self.weights = torch.randn(3).requires_grad_()
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(self, x: Tensor, i: Tensor) -> Tensor:
-        """Its output for x (B, *S) and i (B,), like x."""
-        if not isinstance(i, Tensor) or i.shape != x.shape[:1]:
-            raise Wrong("The network is called as net(x, i), with one step i for each point: x (B, *S), i (B,).")
-        self.calls.append((x.detach(), i.detach()))
-        a, b, c = self.weights
-        return a * x + b * column(i.to(x.dtype), x) + c
-
-
 @exercise(points=3, stars=2, kind="code")
 def simple_loss(answer: Any) -> None:
     """simple_loss(net, x0, alpha_bar) -> (): L_simple of a batch x0 (B, *S), for a network net(x (B, *S), i (B,)).
@@ -100,7 +81,7 @@ def simple_loss(answer: Any) -> None:
     `alpha_bar` is (T + 1,), with ᾱ_0 = 1 first. Looked at through a network that remembers what it was given.
     """
     alpha_bar = torch.cat([torch.ones(1), torch.cumprod(1 - random_betas(4), 0)])
-    net, x0 = Probe(), 1.5 + torch.rand(40_000, 1, 2)
+    net, x0 = Probe("i"), 1.5 + torch.rand(40_000, 1, 2)
     loss = numbers(answer(net, x0, alpha_bar), (), "the loss")
     hold(len(net.calls) == 1, f"One call of the network is enough, yours makes {len(net.calls)}.")
     x, i = net.calls[0]

@@ -15,9 +15,11 @@ from gmbook.core.denoiser import Truth
 from gmbook.core.paths import LinearPath
 from gmbook.course.kit import (
     Given,
+    Probe,
     Wrong,
     agree,
     close,
+    column,
     exercise,
     gradient,
     hold,
@@ -33,11 +35,6 @@ from gmbook.lab import toys
 def between(low: float, high: float, *shape: int) -> Tensor:
     """Uniform draws from [low, high]."""
     return low + (high - low) * torch.rand(shape)
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) as (B, 1, …), to multiply `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def from_score(law: Any, x: Tensor, t: Tensor) -> Tensor:
@@ -139,22 +136,6 @@ def spread(answer: Any) -> None:
         )
         got = numbers(answer(t, torch.trace(jacobian(field, x)), dims), (), "the spread")
         agree(got, want, f"the spread in {dims} dimension(s)")
-
-
-class Probe:
-    """A network a·x + b·t + c that remembers what it was given, with parameters that a gradient must reach."""
-
-    def __init__(self) -> None:
-        self.weights = torch.randn(3).requires_grad_()
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Its output for x (B, *S) and t (B,), like x."""
-        if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
-            raise Wrong("The network is called as net(x, t), with one time t for each point: x (B, *S), t (B,).")
-        self.calls.append((x.detach(), t.detach()))
-        a, b, c = self.weights
-        return a * x + b * column(t.to(x.dtype), x) + c
 
 
 def only_call(net: Probe, x0: Tensor) -> tuple[Tensor, Tensor]:
