@@ -181,9 +181,10 @@ EXPERIMENTS = (
         channels_last=True,
     ),
     experiment(
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 2500, 64, LAPTOP, 0.998),
+        *("cifar10", "laptop", cifar10_model, data.cifar10, 18_000, 64, LAPTOP, 0.998),  # 23 epochs, 85 min of one core
         evaluate=evaluate_cifar10,
         flip=True,
+        channels_last=True,  # 8 % faster on a CPU too
     ),
     experiment(
         *("cifar10", "gpu", cifar10_gpu_model, data.cifar10, 400_000, 128, GPU, 0.9999),
