@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gmbook.core.model import Model, Objective
 from gmbook.lab.checkpoint import checkpoints, newest_checkpoint
+from gmbook.lab.optimizers import muon
 from gmbook.lab.training import EMA, Diverged, fit, schedule, train
 
 
@@ -226,13 +227,14 @@ def test_fit_returns_the_history_of_every_player():
     assert history["low"][0] == 2.0
 
 
-def test_resumed_in_one_process_equals_uninterrupted(tmp_path):
+@pytest.mark.parametrize("optimizer", [None, muon(least=2)], ids=["adam", "muon"])
+def test_resumed_in_one_process_equals_uninterrupted(tmp_path, optimizer):
     def run(folder: Path, stops: list[int]) -> tuple[Model, EMA, dict]:
         for stop in stops:
             torch.manual_seed(0)
             model = Regression(dropout=0.5)
             ema = EMA(model, 0.9)
-            options = dict(lr=1e-2, ema=ema, clip=1.0, save_every=4, progress=False)
+            options = dict(lr=1e-2, ema=ema, clip=1.0, save_every=4, progress=False, optimizer=optimizer)
             history = fit(model, [batch()], steps=stop, folder=folder, resume=True, **options)
             torch.randn(7)  # a disturbance between the runs: the checkpoint brings the generator back
         return model, ema, history

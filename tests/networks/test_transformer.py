@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks.helpers import randomise
 
-from gmbook.networks.blocks import AdaBlock, AdaHead, Attention
+from gmbook.networks.blocks import AdaBlock, AdaHead, Attention, ShortConvolution
 from gmbook.networks.embed import rotary_angles
 from gmbook.networks.transformer import CausalTransformer, DiT, MaskedTransformer, Transformer
 
@@ -27,14 +27,35 @@ def attention_map(net, x, t=None):
     return jacobian[0, :, :, 0].abs().amax((1, 3))
 
 
+@pytest.mark.parametrize("local", [None, 3])
 @pytest.mark.parametrize("time", [False, True])
-def test_causal_jacobian_is_lower_triangular(time):
+def test_causal_jacobian_is_lower_triangular(time, local):
     torch.manual_seed(0)
     x, t = torch.randint(5, (1, 6)), torch.rand(1, dtype=DOUBLE)
-    causal = attention_map(randomise(Transformer(5, 8, 2, 2, causal=True, time=time)).double(), x, t)
+    causal = attention_map(randomise(Transformer(5, 8, 2, 2, causal=True, time=time, local=local)).double(), x, t)
     assert causal.triu(1).max() == 0 and causal[torch.tril_indices(6, 6).unbind()].min() > 1e-8
-    both = attention_map(randomise(Transformer(5, 8, 2, 2, time=time)).double(), x, t)
+    both = attention_map(randomise(Transformer(5, 8, 2, 2, time=time, local=local)).double(), x, t)
     assert both.min() > 1e-8
+
+
+@pytest.mark.parametrize("causal, first", [(True, -2), (False, -1)])
+def test_short_convolution_is_the_sum(causal, first):
+    torch.manual_seed(0)
+    layer, x = ShortConvolution(4, 3).double(), torch.randn(2, 6, 4, dtype=DOUBLE)
+    assert torch.equal(layer(x, causal), x)  # at the start
+    randomise(layer)
+    w, b = layer.filter.weight[:, 0], layer.filter.bias
+    expected = x + b
+    for i in range(6):
+        for j in range(3):
+            if 0 <= i + first + j < 6:
+                expected[:, i] += w[:, j] * x[:, i + first + j]
+    torch.testing.assert_close(layer(x, causal), expected)
+
+
+def test_short_convolution_refuses_an_even_size():
+    with pytest.raises(ValueError, match="odd number of weights, got 4"):
+        Transformer(5, 8, 2, 2, local=4)
 
 
 def test_without_positions_it_is_permutation_equivariant():

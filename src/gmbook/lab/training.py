@@ -85,7 +85,8 @@ def train(
             processes (`lab.processes` says what stays equal); at least one for each process.
         bf16: run the losses under bfloat16 autocast. For GPUs; most CPUs are slower with it.
         betas, weight_decay: of AdamW, which is Adam at weight_decay = 0.
-        optimizer: makes the optimizer of a player from its parameters, if Adam is not wanted; `lr` stays the rate.
+        optimizer: makes the optimizer of a player from its parameters, if Adam is not wanted; `lr` stays the rate, and
+            a parameter group may have a factor to it, "times".
         state: optimizers and step of a run to be continued; `fit` uses it.
 
     Raises:
@@ -121,7 +122,8 @@ def train(
             if clip is not None:
                 nn.utils.clip_grad_norm_(objective.parameters, clip)
             for parameters in optimizer_.param_groups:
-                parameters["lr"] = shape(state.step) * (lr[name] if isinstance(lr, dict) else lr)
+                rate = lr[name] if isinstance(lr, dict) else lr
+                parameters["lr"] = shape(state.step) * rate * parameters.get("times", 1.0)
             optimizer_.step()
         if ema is not None:
             ema.update(model)

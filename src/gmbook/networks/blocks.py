@@ -70,6 +70,35 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class ShortConvolution(nn.Module):
+    """x + w ∗ x, one filter of k weights for each channel: what the nearest neighbours say, before any attention.
+
+    y_i = x_i + Σ_j w_j ⊙ x_{i+j} + b, with j from −(k − 1) to 0 if `causal` and from −(k − 1)/2 to (k − 1)/2 otherwise,
+    and zeros beyond the ends. It starts as the identity. Primer, arXiv:2109.08668, has such filters after its queries,
+    keys and values.
+
+    Args:
+        width: D.
+        size: k, odd.
+
+    Shapes: x (B, N, D) -> (B, N, D).
+
+    Raises:
+        ValueError: k is even or below 1.
+    """
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"a short convolution needs an odd number of weights, got {size}")
+        self.filter = zero(nn.Conv1d(width, width, size, groups=width))
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        reach = self.filter.kernel_size[0] - 1
+        before, after = (reach, 0) if causal else (reach // 2, reach // 2)
+        return x + self.filter(F.pad(x.mT, (before, after))).mT
+
+
 def feed_forward(width: int, ratio: int = 4) -> nn.Sequential:
     """Linear, GELU (tanh form, as GPT-2 and DiT), Linear: (..., D) -> (..., D)."""
     return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width))
