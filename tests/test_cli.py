@@ -70,6 +70,13 @@ def test_list_names_every_experiment(capsys):
     assert any(line.split()[:3] == ["ddpm", "mnist", "laptop"] for line in lines)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from gmbook.cli import main; sys.exit(main(['list']))"
+    line = f'set -o pipefail; "{sys.executable}" -uc "{code}" | head -n 1'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) == 1
+
+
 def test_data_lists_what_is_there(capsys):
     assert main(["data"]) == 0
     assert "mnist      missing" in capsys.readouterr().out

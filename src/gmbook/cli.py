@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,11 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     act: Act = arguments.act
     try:
-        return act(arguments)
+        status = act(arguments)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt as stop:
         if processes.is_main():
             print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         who = f"gmbook, process {processes.rank()}" if processes.world() > 1 else "gmbook"
         print(f"{who}: {error}", file=sys.stderr)
@@ -121,7 +127,8 @@ def listing(arguments: argparse.Namespace) -> int:
     """`gmbook list`: every experiment, and whether it was recorded."""
     for experiment in experiments.EXPERIMENTS:
         try:
-            done = f"recorded, {results.read(experiment).content['seconds'] / 60:.0f} min"
+            taken = results.seconds(experiment)
+            done = f"recorded, {taken / 60:.0f} min" if taken >= 90 else f"recorded, {taken:.0f} s"
         except results.NoRecord:
             done = "not yet run"
         print(

@@ -119,12 +119,26 @@ def test_a_record_holds_what_was_run_and_names_no_machine(home):
     record = results.record(SMALL, home / "run", root=home)
     assert record.content == results.read(SMALL, home).content
     assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "metrics"} <= set(record.content)
-    assert record.content["command"] == "gmbook train vae digits --budget laptop"
+    assert record.content["command"] == "gmbook train vae digits --budget laptop --steps 4"
+    assert results.command(SMALL, SMALL.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
     assert record.content["seconds"] >= 0 and record.content["final loss"]["loss"] > 0
     text = (record.folder / "record.json").read_text()
     assert socket.gethostname() not in text and str(home) not in text
     for picture in ("loss.png", "samples.png"):
         assert (record.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_seconds_of_a_toy_are_those_of_its_table(home):
+    toy = experiments.find("vae", "eight_gaussians", "laptop")
+    with pytest.raises(results.NoRecord, match="has not been run"):
+        results.seconds(toy, home)
+    table = home / "book" / "results" / "toys.json"
+    table.parent.mkdir(parents=True)
+    table.write_text('{"vae-eight_gaussians-laptop": {"seconds": 19.5}}')
+    assert results.seconds(toy, home) == 19.5
+    with pytest.raises(results.NoRecord):
+        results.seconds(SMALL, home)
+    assert results.record(SMALL, home / "run", root=home).content["seconds"] == results.seconds(SMALL, home)
 
 
 def test_the_same_command_and_seed_give_the_same_record(home):

@@ -104,8 +104,7 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
     told |= {
         "seconds": round(state.get("seconds", told.get("seconds", 0.0)), 1),
         "weights": sum(p.numel() for p in model.parameters()),
-        "command": f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-        + (f" --seed {told['seed']}" if told["seed"] else ""),
+        "command": command(experiment, told["steps"], told["seed"]),
         "final loss": {name: values[-200:].nanmean().item() for name, values in state["history"].items()},
         "metrics": experiment.evaluate(model, n) if experiment.evaluate is not None else {},
     }
@@ -114,6 +113,29 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
         write_atomically(folder / "samples.png", sheet(experiment, model).png())
     write_atomically(folder / "record.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     return read(experiment, root)
+
+
+def command(experiment: Experiment, steps: int, seed: int) -> str:
+    """What repeats a run, with what is not the experiment's own said."""
+    words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
+    return words + (f" --steps {steps}" if steps != experiment.steps else "") + (f" --seed {seed}" if seed else "")
+
+
+def seconds(experiment: Experiment, root: Path | None = None) -> float:
+    """How long the recorded run took: a record of its own, or its line in the table of toys.
+
+    Raises:
+        NoRecord: there is neither.
+    """
+    try:
+        return read(experiment, root).content["seconds"]
+    except NoRecord:
+        folder, _ = _folders(experiment, root)
+        toys = folder.parent / "toys.json"
+        measured = json.loads(toys.read_text(encoding="utf-8")) if toys.is_file() else {}
+        if experiment.name not in measured:
+            raise
+        return measured[experiment.name]["seconds"]
 
 
 def read(experiment: Experiment, root: Path | None = None) -> Record:
