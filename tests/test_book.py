@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,21 @@ def test_the_map_is_legible():
     for paper in known.values():
         aim = paper.text() or "timeline.html#paper-" + paper.key.replace("_", "-")
         assert f'<a href="{aim.replace(".md", ".html")}"' in drawn, paper.name
+
+
+def test_no_line_of_the_map_runs_behind_a_box_that_is_not_its_own():
+    _, known = papers.read()
+    corners, _ = papers.places(known)
+    drawn = re.findall(r'<path d="([^"]+)" data-older="(\w+)" data-newer="(\w+)"', papers.drawn())
+    assert len(drawn) > 50
+    for path, older, newer in drawn:
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
+        points = list(zip(numbers[::2], numbers[1::2], strict=True))
+        for (x1, y1), (x2, y2) in pairwise(points):
+            for key, (x, y) in corners.items():
+                beside = max(x1, x2) < x or min(x1, x2) > x + papers.WIDE
+                apart = max(y1, y2) < y or min(y1, y2) > y + papers.HIGH
+                assert beside or apart or key in (older, newer), f"{older} -> {newer} behind {key}"
 
 
 def test_the_time_line_says_what_the_map_draws():

@@ -99,20 +99,40 @@ def lines(words: str, most: int = 14) -> list[str]:
     return [words[:middle], words[middle + 1 :]]
 
 
-def edge(older: str, newer: str, corners: dict[str, tuple[int, int]]) -> str:
-    """The curve from the foot of the older node to the head of the newer; beside both if they are one below another."""
+def bent(points: list[tuple[float, float]], radius: float = 5) -> str:
+    """The path along straight pieces, with round corners."""
+    told = "M{:g} {:g}".format(*points[0])
+    for (x1, y1), (x2, y2), (x3, y3) in zip(points, points[1:], points[2:]):
+        before, after = abs(x2 - x1) + abs(y2 - y1), abs(x3 - x2) + abs(y3 - y2)
+        r, s = min(radius, before / 2), min(radius, after / 2)
+        told += f"L{x2 + r * (x1 - x2) / before:g} {y2 + r * (y1 - y2) / before:g}"
+        told += f"Q{x2:g} {y2:g} {x2 + s * (x3 - x2) / after:g} {y2 + s * (y3 - y2) / after:g}"
+    return told + "L{:g} {:g}".format(*points[-1])
+
+
+def edge(older: str, newer: str, corners: dict[str, tuple[int, int]], track: int) -> str:
+    """The line from the foot of the older node to the head of the newer, through the gaps between rows and lanes.
+
+    No line runs behind a node. Each paper has a track of its own within the gaps, of five, so that lines from one paper
+    join and those of its neighbours lie beside them.
+    """
     (x1, y1), (x2, y2) = corners[older], corners[newer]
-    if y2 < y1 + HIGH:  # of one row: from side to side
-        start, end = (x1 + WIDE, y1 + HIGH // 2), (x2, y2 + HIGH // 2)
-        return f'<path d="M{start[0]} {start[1]}L{end[0]} {end[1]}" data-older="{older}" data-newer="{newer}"/>'
-    start, end = (x1 + WIDE // 2, y1 + HIGH), (x2 + WIDE // 2, y2)
-    if x1 == x2 and y2 - y1 > HIGH + GAP_Y:  # others lie between: go round them, through the gap on the left
-        start, end, side = (x1, y1 + HIGH // 2), (x2, y2 + HIGH // 2), x1 - GAP_X
-        path = f"M{start[0]} {start[1]}C{side} {start[1]} {side} {end[1]} {end[0]} {end[1]}"
+    aside = 3 + 2 * (track % 5)  # within a gap between rows; at most 11 of 13
+    if y1 == y2:  # of one row: from side to side if they are neighbours, through the gap above if not
+        points = [(x1 + WIDE, y1 + HIGH / 2), (x2, y2 + HIGH / 2)]
+        if x2 - x1 > WIDE + GAP_X:
+            above = y1 - GAP_Y + aside
+            points = [(x1 + WIDE / 2, y1), (x1 + WIDE / 2, above), (x2 + WIDE / 2, above), (x2 + WIDE / 2, y2)]
+        return f'<path d="{bent(points)}" data-older="{older}" data-newer="{newer}"/>'
+    foot, head = (x1 + WIDE / 2, y1 + HIGH), (x2 + WIDE / 2, y2)
+    below = y1 + HIGH + aside
+    if y2 - y1 <= 2 * GAP_Y + HIGH:  # the next row
+        points = [foot, head] if x1 == x2 else [foot, (foot[0], below), (head[0], below), head]
     else:
-        bend = max((end[1] - start[1]) // 2, 12)
-        path = f"M{start[0]} {start[1]}C{start[0]} {start[1] + bend} {end[0]} {end[1] - bend} {end[0]} {end[1]}"
-    return f'<path d="{path}" data-older="{older}" data-newer="{newer}"/>'
+        gutter = x2 - GAP_X + 3 + 2.5 * (track % 5) if x1 <= x2 else x2 + WIDE + 3 + 2.5 * (track % 5)
+        above = y2 - GAP_Y + aside
+        points = [foot, (foot[0], below), (gutter, below), (gutter, above), (head[0], above), head]
+    return f'<path d="{bent(points)}" data-older="{older}" data-newer="{newer}"/>'
 
 
 def node(paper: Paper, family: Family, corner: tuple[int, int], link: str) -> str:
@@ -142,7 +162,10 @@ def drawn(root: Path = ROOT) -> str:
         f'<line x1="0" x2="{width}" y1="{top}" y2="{top}"/><text x="0" y="{top + 16}">{year}</text>'
         for year, (top, _) in years.items()
     )
-    edges = "".join(edge(older, paper.key, corners) for paper in papers.values() for older in paper.builds_on)
+    track = {key: k for k, key in enumerate(corners)}
+    edges = "".join(
+        edge(older, paper.key, corners, track[older]) for paper in papers.values() for older in paper.builds_on
+    )
     nodes = "".join(
         node(paper, families[paper.family], corners[paper.key], link(paper, root)) for paper in in_time(papers)
     )
