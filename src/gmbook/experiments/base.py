@@ -53,7 +53,7 @@ class Experiment:
         evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
         sheet: how samples are drawn, images by default.
         compile: compile the model's networks before training (for GPUs).
-        channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs).
+        channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
     """
 
     paper: str
