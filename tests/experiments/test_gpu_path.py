@@ -49,7 +49,11 @@ SMALL: dict[str, tuple[str, Callable[[], Model], Callable[[int, int], Any]]] = {
         lambda: FlowMatching(unet(), SHAPE),
         lambda s, n: ddpm.image_batches(digits(), s, n, True, flow_matching.centred),
     ),
-    "mdlm": ("text8", lambda: mdlm.mdlm(16, 1, 2, 16, dropout=0.05), lambda s, n: mdlm.batches(data.prose("train"), 16, s, n)),
+    "mdlm": (
+        "text8",
+        lambda: mdlm.mdlm(16, 1, 2, 16, dropout=0.05),
+        lambda s, n: mdlm.batches(data.prose("train"), 16, s, n),
+    ),
     "autoregressive": (
         "text8",
         lambda: mdlm.autoregressive(16, 1, 2, 16, dropout=0.05),
