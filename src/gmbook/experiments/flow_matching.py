@@ -118,7 +118,7 @@ def mnist_gpu_model() -> FlowMatching:
 
 
 def cifar10_model() -> FlowMatching:
-    """32×32 in colour seen as 16×16 patches: DDPM's small UNet. A try-out, no more."""
+    """32×32 in colour seen as 16×16 patches: DDPM's small UNet of 0.79 M weights."""
     return FlowMatching(cifar10_net(), (3, 32, 32))
 
 
@@ -181,7 +181,7 @@ EXPERIMENTS = (
         channels_last=True,
     ),
     experiment(
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 18_000, 64, LAPTOP, 0.998),  # 23 epochs, 85 min of one core
+        *("cifar10", "laptop", cifar10_model, data.cifar10, 18_000, 64, LAPTOP, 0.998),  # 23 epochs, 79 min of one core
         evaluate=evaluate_cifar10,
         flip=True,
         channels_last=True,  # 8 % faster on a CPU too
