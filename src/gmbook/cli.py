@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,16 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     act: Act = arguments.act
     try:
-        status = act(arguments)
-        sys.stdout.flush()
-        return status
+        return act(arguments)
     except KeyboardInterrupt as stop:
         if processes.is_main():
             print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         who = f"gmbook, process {processes.rank()}" if processes.world() > 1 else "gmbook"
         print(f"{who}: {error}", file=sys.stderr)
@@ -125,15 +119,17 @@ def data(arguments: argparse.Namespace) -> int:
 
 def listing(arguments: argparse.Namespace) -> int:
     """`gmbook list`: every experiment, and whether it was recorded."""
+    lines = []
     for experiment in experiments.EXPERIMENTS:
         try:
             taken = results.seconds(experiment)
             done = f"recorded, {taken / 60:.0f} min" if taken >= 90 else f"recorded, {taken:.0f} s"
         except results.NoRecord:
             done = "not yet run"
-        print(
+        lines.append(
             f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7} {experiment.steps:7} steps   {done}"
         )
+    print("\n".join(lines))  # at once, so that a reader such as `head` may leave early
     return 0
 
 
