@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import nn
 from gmbook import experiments
 from gmbook.experiments import base
 from gmbook.lab.batches import Batches
+from gmbook.lab.optimizers import muon
 from gmbook.lab.plan import H100, Cost, Plan, activations, cost, flops
 from gmbook.lab.training import train
 from gmbook.networks.mlp import MLP
@@ -104,6 +107,12 @@ def test_memory_is_weights_gradients_moments_average_and_activations():
     )
     assert plan.step.activations == pytest.approx(plan.memory["activations"])
     assert "average" not in plan.memory
+
+
+def test_muon_keeps_one_moment_of_its_matrices_and_two_of_the_rest():
+    matrices = [p for p in LINEAR.model().parameters() if p.ndim == 2 and min(p.shape) >= 2]
+    plan, _ = base.plan(replace(LINEAR, options={"optimizer": muon(least=2)}))
+    assert matrices and plan.memory["optimizer"] == 2 * plan.memory["gradients"] - 4 * sum(p.numel() for p in matrices)
 
 
 def test_batches_of_another_size_do_not_change_the_cost_of_an_example():

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from gmbook.core.model import Model, Objective
+from gmbook.lab.optimizers import Make, adam
 from gmbook.lab.training import EMA, train
 
 H100 = 989e12  # an H100 SXM's dense bf16 rate, FLOP/s
@@ -178,12 +179,22 @@ def plan(
     memory = {
         "weights": own,
         "gradients": trained,
-        "optimizer": 2 * trained,  # AdamW's two moments
+        "optimizer": _moments(parameters, options.get("optimizer") or adam()),
         "average": 0 if ema is None else own,
         "activations": step.activations / (2 if options.get("bf16") else 1),
     }
     seconds = _time(model, draw(size), ema, options) if measure else None
     return Plan(weights, steps, size, step, {k: float(v) for k, v in memory.items() if v}, seconds)
+
+
+def _moments(parameters: list[nn.Parameter], optimizer: Make) -> int:
+    """The bytes that an optimizer keeps of the parameters' shapes, two of a kind for Adam and one for Muon: what is
+    there after a step of no gradients."""
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    made = optimizer(parameters)
+    made.step()
+    return sum(kept.nbytes for p, state in made.state.items() for kept in state.values() if kept.shape == p.shape)
 
 
 def _time(model: Model, batch: tuple[Tensor, ...], ema: float | None, options: dict[str, Any]) -> float:
