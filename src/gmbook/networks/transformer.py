@@ -27,8 +27,8 @@ class Transformer(nn.Module):
         out: the number of logits, `vocab` by default.
         positions: rotary positions. Without them a bidirectional network sees a set, not a sequence.
         dropout: on both branches of each block.
-        local: the number of weights, odd, of a convolution along the sequence before each block, or None for none. Of
-            text it teaches a small network the neighbours several times sooner than attention alone.
+        local: the number of weights, odd, of a convolution along the sequence before each block, or None for none. It
+            shows a small network the neighbours before attention has learned to find them.
 
     Raises:
         ValueError: heads does not divide width, a head's width is odd, `local` is even, classes without time; or, when
