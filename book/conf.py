@@ -49,7 +49,8 @@ math_numfig = False  # equations are numbered within their chapter, below
 math_number_all = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
-# A chapter is run when its code has changed, and from the cache otherwise. A cell that raises fails the build.
+# A chapter is run when its code has changed, and from the cache otherwise (tools/site.py empties it when the library or
+# the records have). A cell that raises fails the build.
 nb_execution_mode = "off" if os.environ.get("GMBOOK_SITE_EXECUTE") == "off" else "cache"
 nb_execution_cache_path = str(BUILD / "executed")
 nb_execution_timeout = 600  # of one cell: a busy laptop is no error

@@ -141,6 +141,22 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_outputs_are_forgotten_when_what_they_ran_with_changes(tmp_path):
+    build, code, record = tmp_path / "build", tmp_path / "src" / "gmbook" / "a.py", tmp_path / "book" / "results" / "r"
+    kept = build / "executed" / "output"
+    for path in (code, record, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    assert site.forget_old_runs(build, tmp_path) and not kept.exists()  # nobody knows what these ran with
+    for change in (None, code, record):
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("1")
+        if change is not None:
+            change.write_text("2")
+        assert site.forget_old_runs(build, tmp_path) == (change is not None)
+        assert kept.exists() == (change is None)
+
+
 def test_the_map_is_legible():
     """Letters stand off from their box; no two boxes overlap; every box has its link and every edge its ends."""
     families, known = papers.read()

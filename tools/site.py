@@ -9,9 +9,11 @@ reference and the sources of the tests (tools/reference.py), the moving picture 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import time
 import tomllib
@@ -193,6 +195,27 @@ def lay_out() -> None:
                 path.unlink()
 
 
+def forget_old_runs(build: Path = BUILD, root: Path = ROOT) -> bool:
+    """Forget the chapters' outputs if what they ran with has changed since: the library, the records, the weights.
+
+    The cache of outputs knows the text of the cells only. True if anything was forgotten.
+    """
+    digest = hashlib.sha256()
+    for folder in ("src/gmbook", "book/results", "data/pretrained"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
+    stamp, now = build / "ran-with", digest.hexdigest()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == now:
+        return False
+    old = [folder for name in ("executed", "doctrees") if (folder := build / name).exists()]
+    for folder in old:
+        shutil.rmtree(folder)
+    write(stamp, now.encode())
+    return bool(old)
+
+
 def place_notebooks() -> int:
     """Put each chapter's notebook beside its page, for download, with the outputs of its run. How many have them.
 
@@ -220,6 +243,8 @@ def main() -> int:
 
     began = time.time()
     lay_out()
+    if forget_old_runs():
+        print("The library, a record or weights have changed: every chapter is run anew.", flush=True)
     options = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(BOOK), "-d", str(BUILD / "doctrees")]
     code = sphinx([*options, str(SOURCE), str(HTML)])
     print(f"Ledger: {ledger.coverage(ledger.collect().values())}")
