@@ -231,6 +231,11 @@ def shortened(text: str, most: int = 200) -> str:
 # ----------------------------------------------------------------------------------------------- what came back
 
 
+def between(low: float, high: float, *shape: int) -> Tensor:
+    """Uniform draws from [low, high], of this shape: one, (), by default."""
+    return low + (high - low) * torch.rand(shape)
+
+
 def numbers(value: Any, shape: Sequence[int], what: str) -> Tensor:
     """The value as a float64 tensor of this shape, gradients kept; a number or a tuple of numbers will do.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gmbook.course.kit import (
     Wrong,
     agree,
+    between,
     close,
     exercise,
     hold,
@@ -26,11 +27,6 @@ from gmbook.course.kit import (
 def table(count: int) -> Tensor:
     """ᾱ_1 > ᾱ_2 > … with large, uneven steps: (count,)."""
     return torch.cumprod(0.4 + 0.5 * torch.rand(count), 0)
-
-
-def between(low: float, high: float) -> Tensor:
-    """A number from the interval: ()."""
-    return low + (high - low) * torch.rand(())
 
 
 @exercise(points=1, stars=1, kind="derive")

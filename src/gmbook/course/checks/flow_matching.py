@@ -18,6 +18,7 @@ from gmbook.course.kit import (
     Probe,
     Wrong,
     agree,
+    between,
     close,
     column,
     exercise,
@@ -30,11 +31,6 @@ from gmbook.course.kit import (
     variance_is,
 )
 from gmbook.lab import toys
-
-
-def between(low: float, high: float, *shape: int) -> Tensor:
-    """Uniform draws from [low, high]."""
-    return low + (high - low) * torch.rand(shape)
 
 
 def from_score(law: Any, x: Tensor, t: Tensor) -> Tensor:

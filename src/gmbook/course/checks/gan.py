@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import Given, Wrong, agree, exercise, gradient, hold, numbers, samples
-
-
-def between(low: float, high: float) -> Tensor:
-    """A number from the interval: ()."""
-    return low + (high - low) * torch.rand(())
+from gmbook.course.kit import Given, Wrong, agree, between, exercise, gradient, hold, numbers, samples
 
 
 def normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -143,8 +138,10 @@ def transport(answer: Any) -> None:
 
     Looked at through quantiles, with each point as often as makes the numbers equal.
     """
-    for n, m in ((4, 4), (6, 3), (3, 5), (1, 4)):
-        x, y = torch.randn(n), 1.3 * torch.randn(m) + 0.4
+    for n, m, falling in ((4, 4, False), (6, 3, True), (3, 5, False), (1, 4, False)):  # told in the worst plan's order
+        x = between(-2, 2, n).sort(descending=falling).values
+        y = torch.cat([between(-3, -2.5, 1), between(-3, 3, m - 2), between(2.5, 4, 1)])  # some on either side of x
+        y = y.sort(descending=not falling).values
         even = [torch.sort(points.repeat_interleave(math.lcm(n, m) // len(points))).values for points in (x, y)]
         want = (even[0] - even[1]).abs().mean()
         got = numbers(answer(x, y), (), f"W1 of {n} and {m} points")
@@ -174,12 +171,14 @@ def one_sided(answer: Any) -> None:
 
     Looked at with a quadratic critic, whose slope is linear.
     """
-    for scale in (0.6, 1.5):
+    for flat in (3, 5):  # of the 8 points, those whose slope is below 1
         half = torch.randn(4, 4)
-        matrix, tilt = scale * (half + half.T) / 4, scale * torch.randn(4) / 2
+        matrix, tilt = half + half.T, 2 * torch.randn(4)
         real, fake, u = torch.randn(8, 2, 2), torch.randn(8, 2, 2) + 1, torch.rand(8)
         points = (1 - u)[:, None] * real.flatten(1) + u[:, None] * fake.flatten(1)
-        norm = (points @ matrix + tilt).norm(dim=1)
+        slope = points @ matrix + tilt
+        middle = slope.norm(dim=1).sort().values[flat - 1 : flat + 1].mean()
+        matrix, tilt, norm = matrix / middle, tilt / middle, slope.norm(dim=1) / middle
         got = numbers(answer(Bowl(matrix, tilt), real, fake, u), (), "the penalty")
         other = (u[:, None] * real.flatten(1) + (1 - u)[:, None] * fake.flatten(1)) @ matrix + tilt
         hints = {"It has two sides: small slopes are punished too.": (norm - 1).square().mean(),

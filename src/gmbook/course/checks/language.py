@@ -14,6 +14,7 @@ from gmbook.course.kit import (
     Given,
     Wrong,
     agree,
+    between,
     close,
     exercise,
     hold,
@@ -24,11 +25,6 @@ from gmbook.course.kit import (
     variance_is,
 )
 from gmbook.lab import toys
-
-
-def between(low: float, high: float) -> float:
-    """A number from the interval."""
-    return low + (high - low) * torch.rand(()).item()
 
 
 def mixture(count: int, low: float = 0.4, high: float = 1.2) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,10 +108,10 @@ def settled(answer: Any) -> None:
 
     ε is `step` and τ is `noise`. Looked at by solving for a covariance that one step leaves as it is.
     """
-    for size, noise in ((1, 1.0), (2, 1.0), (3, 1.0), (2, between(0.4, 0.8)), (3, between(1.3, 2.0))):
+    for size, noise in ((1, 1.0), (2, 1.0), (3, 1.0), (2, between(0.4, 0.8).item()), (3, between(1.3, 2.0).item())):
         root = torch.randn(size, size)
         covariance = root @ root.T + 0.4 * torch.eye(size)
-        step = between(0.4, 2.0) * torch.linalg.eigvalsh(covariance)[0].item()
+        step = between(0.4, 2.0).item() * torch.linalg.eigvalsh(covariance)[0].item()
         shrink = torch.eye(size) - step / 2 * torch.linalg.inv(covariance)
         system = torch.eye(size**2) - torch.kron(shrink, shrink)
         want = torch.linalg.solve(system, noise**2 * step * torch.eye(size).flatten()).reshape(size, size)
@@ -135,9 +131,9 @@ def annealed(answer: Any) -> None:
     """
     for levels, count in ((1, 1), (1, 2), (3, 1), (3, 2)):
         sigmas = (2.0 + torch.rand(levels)) * torch.tensor([1.0, 0.5, 0.2])[:levels]
-        c = between(0.1, 0.5)
+        c = between(0.1, 0.5).item()
         asked: list[float] = []
-        slopes = {sigma: between(0.4, 1.4) / (c * sigma**2) for sigma in sigmas.tolist()}
+        slopes = {sigma: between(0.4, 1.4).item() / (c * sigma**2) for sigma in sigmas.tolist()}
 
         def score(
             x: Tensor, sigma: Tensor | float, slopes: dict[float, float] = slopes, asked: list[float] = asked
@@ -175,7 +171,7 @@ def blurred(answer: Any) -> None:
     x0 = torch.linspace(-45, 45, 16_001)
     for count in (1, 2, 3):
         weights, means, stds = mixture(count, 0.2, 0.5)
-        alpha, sigma = between(0.5, 0.9), between(0.3, 0.5)
+        alpha, sigma = between(0.5, 0.9).item(), between(0.3, 0.5).item()
         near = alpha * means[torch.randint(count, (8,))] + 0.6 * torch.randn(8)
         x = torch.cat([near, torch.tensor([-30.0, 30.0])])
         noise = -0.5 * ((x[:, None] - alpha * x0) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
@@ -217,7 +213,7 @@ def doubt(answer: Any) -> None:
     x0 = torch.linspace(-14, 14, 4001)
     for count in (1, 2, 3):
         weights, means, stds = mixture(count)
-        alpha, sigma = between(0.4, 0.95), between(0.3, 1.5)
+        alpha, sigma = between(0.4, 0.95).item(), between(0.3, 1.5).item()
         x = alpha * (means[torch.randint(count, (7,))] + 0.5 * torch.randn(7)) + sigma * torch.randn(7).clamp(-2, 2)
         logs = log_mixture(x0, weights, means, stds) - 0.5 * ((x[:, None] - alpha * x0) / sigma) ** 2
         chance = torch.softmax(logs, 1)
@@ -241,7 +237,7 @@ def straight(answer: Any) -> None:
     signal to noise, y is that point, and the velocity is its. Looked at with hidden x_0.
     """
     for _ in range(4):
-        alpha, sigma = between(0.2, 1.5), between(0.2, 3.0)
+        alpha, sigma = between(0.2, 1.5).item(), between(0.2, 3.0).item()
         x0, eps = torch.randn(2, 4, 3)
         low, high = 0.0, 1.0
         for _ in range(60):  # the ratio falls with t

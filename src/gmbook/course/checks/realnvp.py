@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import Given, agree, exercise, gradient, hold, numbers, samples
+from gmbook.course.kit import Given, agree, between, exercise, gradient, hold, numbers, samples
 from gmbook.lab import toys
-
-
-def between(low: float, high: float) -> Tensor:
-    """A number from the interval: ()."""
-    return low + (high - low) * torch.rand(())
 
 
 def some_mask(shape: Sequence[int]) -> Tensor:

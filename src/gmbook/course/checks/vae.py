@@ -11,6 +11,7 @@ from torch import Tensor
 from gmbook.course.kit import (
     Wrong,
     agree,
+    between,
     exercise,
     gradient,
     hold,
@@ -20,11 +21,6 @@ from gmbook.course.kit import (
     uncorrelated,
     variance_is,
 )
-
-
-def between(low: float, high: float, *shape: int) -> Tensor:
-    """Numbers from the interval."""
-    return low + (high - low) * torch.rand(shape)
 
 
 def covariance(dimension: int) -> Tensor:
@@ -108,7 +104,7 @@ def score_gradient(answer: Any) -> None:
     """
     for k in (2, 4):
         n, d = 20_000, 2
-        mean, std, bend = torch.randn(d), between(0.4, 0.7, d), 3 * torch.eye(d) + 0.3 * covariance(d)
+        mean, std, bend = torch.randn(d), between(0.65, 0.85, d), 3 * torch.eye(d) + 0.3 * covariance(d)
         slope = (1.5 + torch.rand(d)) * torch.tensor([1.0, -1.0])  # of E f, in the mean
         eps = torch.randn(n, k, d)
         z = mean + std * eps
