@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -139,6 +141,16 @@ def test_the_seconds_of_a_toy_are_those_of_its_table(home):
     with pytest.raises(results.NoRecord):
         results.seconds(SMALL, home)
     assert results.record(SMALL, home / "run", root=home).content["seconds"] == results.seconds(SMALL, home)
+
+
+def test_records_made_at_once_all_stand_in_the_manifest(tmp_path):
+    names = [f"run-{i}" for i in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: results._manifest(tmp_path, name, name.encode()), names))
+    kept = json.loads((tmp_path / "manifest.json").read_text())
+    assert {name: entry["sha256"] for name, entry in kept.items()} == {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in names
+    }
 
 
 def test_the_same_command_and_seed_give_the_same_record(home):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -185,6 +186,7 @@ def _learned(model: Model) -> dict[str, Tensor]:
 
 def _manifest(pretrained: Path, name: str, content: bytes) -> None:
     file = pretrained / "manifest.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    known[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    write_atomically(file, (json.dumps(dict(sorted(known.items())), indent=1) + "\n").encode())
+    with FileLock(pretrained / ".manifest.lock"):  # another run may be recorded at the same time
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        known[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        write_atomically(file, (json.dumps(dict(sorted(known.items())), indent=1) + "\n").encode())
