@@ -220,8 +220,9 @@ class Linear:
 
 
 def sparse(steps: int, count: int) -> list[int]:
-    """`count` different levels of 1..steps, rising, the last one is `steps`."""
-    return sorted((torch.randperm(steps - 1)[: count - 1] + 1).tolist()) + [steps]
+    """`count` different levels of 1..steps, rising, the last one is `steps`; the one before it is left out if any is."""
+    below = steps - 1 if count == steps else steps - 2
+    return sorted((torch.randperm(below)[: count - 1] + 1).tolist()) + [steps]
 
 
 @exercise(points=3, stars=2, kind="diagnose")
