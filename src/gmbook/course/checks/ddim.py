@@ -220,7 +220,7 @@ class Linear:
 
 
 def sparse(steps: int, count: int) -> list[int]:
-    """`count` different levels of 1..steps, rising, the last one is `steps`; the one before it is left out if any is."""
+    """`count` different levels of 1..steps, rising, the last one is `steps`; if any is left out, so is steps − 1."""
     below = steps - 1 if count == steps else steps - 2
     return sorted((torch.randperm(below)[: count - 1] + 1).tolist()) + [steps]
 

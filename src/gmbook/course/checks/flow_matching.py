@@ -72,7 +72,8 @@ def vote(answer: Any) -> None:
     for t in (between(0.3, 0.5), between(0.6, 0.9), torch.tensor(0.01)):
         points, weights = 2 * torch.randn(4, 2), between(0.1, 1, 4).square()
         weights = weights / weights.sum()
-        x = (1 - t) * points[:3] + 0.6 * torch.randn(3, 2)
+        aside = torch.randn(3, 2)  # as far from the points as makes every density 0 in floating point at t = 0.01
+        x = (1 - t) * points[:3] + between(0.5, 1.0, 3, 1) * aside / aside.norm(dim=1, keepdim=True)
         near = Independent(Normal((1 - t) * points, t.expand(4, 2)), 1)
         want = from_score(MixtureSameFamily(Categorical(weights), near), x, t)
         value = answer(x, t, points, weights)
