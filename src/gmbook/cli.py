@@ -129,7 +129,7 @@ def listing(arguments: argparse.Namespace) -> int:
         lines.append(
             f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7} {experiment.steps:7} steps   {done}"
         )
-    print("\n".join(lines))  # at once, so that a reader such as `head` may leave early
+    sys.stdout.write("\n".join([*lines, ""]))  # one write, so that a reader such as `head` may leave early
     return 0
 
 
