@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from gmbook.core.bijections import Logit
+from gmbook.core.flows.pixels import Logit
 from gmbook.lab import data, metrics, toys
 
 

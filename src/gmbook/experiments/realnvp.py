@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.core.bijections import Logit
+from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device

@@ -14,7 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gmbook.core.bijections import Bijection, bits_per_dim
+from gmbook.core.flows.base import Bijection
+from gmbook.core.flows.pixels import bits_per_dim
 from gmbook.lab import data
 from gmbook.lab.toys import Toy
 
