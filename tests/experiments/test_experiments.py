@@ -110,8 +110,6 @@ def test_a_run_is_known_from_its_first_moment_and_its_seconds_add_up(tmp_path):
 @pytest.fixture
 def home(tmp_path):
     """A place that looks like the book's repository, and a finished run."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "registry.toml").write_text("")
     runs.run(SMALL, tmp_path / "run", steps=4, progress=False)
     return tmp_path
 

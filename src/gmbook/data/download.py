@@ -187,7 +187,7 @@ def sound(name: str, file: str) -> Path:
 
 
 def look(name: str) -> tuple[bool, str]:
-    """Whether a set can be loaded, and a line on where it is or what is wrong: the digests of all files are compared."""
+    """Whether a set can be loaded, and where it is or what is wrong: the digests of all its files are compared."""
     try:
         home = require(name)
         for file in entry(name).files:
@@ -195,7 +195,10 @@ def look(name: str) -> tuple[bool, str]:
         return True, f"found in {home}"
     except DataMissing:
         part = next((home for home in homes() if len(lacking(name, home)) < len(entry(name).files)), None)
-        return False, "missing" if part is None else f"incomplete: {_missing(name, part)}"
+        return (
+            False,
+            f"missing: `gmbook data {name}` downloads it" if part is None else f"incomplete: {_missing(name, part)}",
+        )
     except DataCorrupt as error:
         return False, str(error)
 
@@ -224,7 +227,7 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def fetch(name: str, *, progress: bool = True, timeout: float = 30.0) -> Path:
-    """Download what is missing of a set into the folder that GMBOOK_DATA names, else into `cache()`; return that folder.
+    """Download what is missing of a set into the folder that GMBOOK_DATA names, else into `cache()`; return the folder.
 
     The bases are tried in order until one delivers the bytes with the registered SHA-256. All happens in a
     staging folder beside the destination; complete, checked files are then renamed into place. What a killed download
