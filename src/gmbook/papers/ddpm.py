@@ -63,13 +63,13 @@ class DDPM(Denoiser):
         zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         beta = torch.cat([zero, betas])
         alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
-        before = torch.cat([one, alpha_bar[:-1]])  # ᾱ_{i−1}; the entry at i = 0 is never read
-        rest = (1 - alpha_bar).clamp(min=betas[0].item())
+        times = torch.arange(len(betas) + 1, dtype=torch.float64) / len(betas)
+        bridge = self.path.bridge(times[1:], times[:-1])
         self.register_buffer("beta", beta)  # all (T + 1,), float64
         self.register_buffer("alpha_bar", alpha_bar)
-        self.register_buffer("weight_x0", before.sqrt() * beta / rest)
-        self.register_buffer("weight_xt", (1 - beta).sqrt() * (1 - before) / rest)
-        self.register_buffer("beta_tilde", (1 - before) / rest * beta)
+        self.register_buffer("weight_x0", torch.cat([zero, bridge.weight_x0]))  # the entry at i = 0 is never read
+        self.register_buffer("weight_xt", torch.cat([one, bridge.weight_xt]))
+        self.register_buffer("beta_tilde", torch.cat([zero, bridge.std**2]))
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
         floor = self.beta_tilde.clone()
         floor[1] = self.beta_tilde[min(2, self.steps)]
