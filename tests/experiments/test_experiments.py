@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gmbook import experiments
+from gmbook import data, experiments
 from gmbook.core.model import Objective
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment, Unknown
-from gmbook.lab import data
-from gmbook.lab.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers.improved_ddpm import ImprovedDDPM
+from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]

@@ -1,1 +1,0 @@
-"""The laboratory: toy laws, data, training, metrics, plots. Knows no paper."""
