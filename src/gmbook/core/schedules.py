@@ -157,7 +157,7 @@ class TableSchedule(Schedule):
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.alpha_bars[left], self.alpha_bars[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.keeps[left], self.keeps[left + 1], weight).to(t.dtype)
 
     def moved(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
