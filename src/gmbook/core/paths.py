@@ -349,7 +349,7 @@ class TablePath(VariancePreservingPath):
         slopes = torch.cat([rises[:1], inner, rises[-1:]])  # dB/di at the nodes
         left, right = slopes[:-1], slopes[1:]
         starts, bends, twists = rises.cumsum(0) - rises, 3 * rises - 2 * left - right, left + right - 2 * rises
-        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1))
+        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1), persistent=False)
         self.t_min = 1 / len(betas)
 
     @property

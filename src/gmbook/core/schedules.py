@@ -147,8 +147,8 @@ class TableSchedule(Schedule):
         if betas.ndim != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError("betas must be a vector (T,) with entries in (0, 1]")
         log_alpha_bars = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas.double()).cumsum(0)])
-        self.register_buffer("alpha_bars", log_alpha_bars.exp())
-        self.register_buffer("moves", -torch.expm1(log_alpha_bars))
+        self.register_buffer("alpha_bars", log_alpha_bars.exp(), persistent=False)
+        self.register_buffer("moves", -torch.expm1(log_alpha_bars), persistent=False)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
         position = t.double() * (len(self.alpha_bars) - 1)
