@@ -19,6 +19,7 @@ from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.lab import data, metrics
 from gmbook.lab.batches import Batches, mirror
 from gmbook.networks.guided import Guided
@@ -125,6 +126,7 @@ def live(images: data.ImageSet) -> DDPM:
 
 
 EXPERIMENTS = (
+    points("ddpm", GAUSSIANS, lambda: DDPM(net(), (2,), 200), 8000),
     Experiment(
         "ddpm",
         "digits",
