@@ -609,7 +609,7 @@ class Flow(Model):
 
     def prepare(self, k: Tensor) -> Tensor:
         """Integers (B, *S) to [0, 1), with fresh noise."""
-        return dequantise(k, self.levels or 256).to(self.anchor.dtype)
+        return dequantise(k, self.levels or 256).to(self.dtype)
 
     def bits_per_dim(self, k: Tensor) -> Tensor:
         """An upper bound of the negative log-likelihood of integers (B, *S), in bits per coordinate, (B,).

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from gmbook import data
+from gmbook.data.batches import Batches
 from gmbook.experiments.base import Experiment
-from gmbook.lab import data
-from gmbook.lab.batches import Batches
 from gmbook.papers.dc_ae import DCAE
 
 

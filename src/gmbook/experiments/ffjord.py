@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gmbook.core.solvers import rk4
 from gmbook.experiments.toys import GAUSSIANS, in_nats, points
-from gmbook.lab import toys
+from gmbook.laws import plane
 from gmbook.papers.ffjord import FFJORD
 
 
@@ -34,5 +34,5 @@ def model() -> FFJORD:
 
 EXPERIMENTS = (
     points("ffjord", GAUSSIANS, model, 600, size=256, lr=5e-3, clip=1.0),
-    points("ffjord", toys.moons, model, 600, size=256, lr=5e-3, clip=1.0, evaluate=in_nats(toys.moons())),
+    points("ffjord", plane.moons, model, 600, size=256, lr=5e-3, clip=1.0, evaluate=in_nats(plane.moons())),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmbook.experiments.toys import GAUSSIANS, in_nats, points
-from gmbook.lab import toys
+from gmbook.laws import plane
 from gmbook.papers.glow import Glow
 
 
@@ -14,5 +14,5 @@ def model() -> Glow:
 
 EXPERIMENTS = (
     points("glow", GAUSSIANS, model, 3000),
-    points("glow", toys.moons, model, 3000, evaluate=in_nats(toys.moons())),
+    points("glow", plane.moons, model, 3000, evaluate=in_nats(plane.moons())),
 )

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmbook import data, metrics
 from gmbook.core.bijections import Logit
 from gmbook.core.model import Model
+from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
 from gmbook.experiments.toys import GAUSSIANS, in_nats, points
-from gmbook.lab import data, metrics, toys
-from gmbook.lab.batches import Batches, mirror
-from gmbook.lab.metrics import PixelGaussian
+from gmbook.laws import plane
+from gmbook.metrics import PixelGaussian
 from gmbook.networks.mlp import MLP
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
@@ -127,7 +128,7 @@ def in_plane() -> RealNVP:
 
 EXPERIMENTS = (
     points("realnvp", GAUSSIANS, in_plane, 3000),
-    points("realnvp", toys.moons, in_plane, 3000, evaluate=in_nats(toys.moons())),
+    points("realnvp", plane.moons, in_plane, 3000, evaluate=in_nats(plane.moons())),
     _digits("laptop", 1500),
     _digits("gpu", 3000),
     Experiment(

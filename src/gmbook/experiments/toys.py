@@ -1,7 +1,7 @@
 """What an experiment on a toy law is: a class of the book, for about a minute, where the truth is known.
 
-Each paper's file has its own. The dataset's name is the law's: points in the plane of `lab.toys`, pairs of tokens of
-`lab.grids`. All nets are small, all batches are fresh draws, so nothing is memorised.
+Each paper's file has its own. The dataset's name is the law's: points in the plane of `laws.plane`, pairs of tokens of
+`laws.pairs`. All nets are small, all batches are fresh draws, so nothing is memorised.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import metrics
 from gmbook.core.model import Model
+from gmbook.data.batches import LawBatches
 from gmbook.experiments.base import Experiment
-from gmbook.lab import grids, metrics, toys
-from gmbook.lab.batches import LawBatches
+from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import Transformer
 
@@ -28,7 +29,7 @@ VOCAB = 32
 # ------------------------------------------------------------------------------------------------------- measures
 
 
-def in_plane(toy: toys.Toy, draw: Draw) -> Callable[[Model, int], Metrics]:
+def in_plane(toy: plane.PlaneLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
     """Sliced W2 to the law in units of its noise floor, mean over five draws of n points; and the modes found."""
 
     @torch.no_grad()
@@ -44,7 +45,7 @@ def in_plane(toy: toys.Toy, draw: Draw) -> Callable[[Model, int], Metrics]:
     return evaluate
 
 
-def in_nats(toy: toys.Toy) -> Callable[[Any, int], Metrics]:
+def in_nats(toy: plane.PlaneLaw) -> Callable[[Any, int], Metrics]:
     """−E log p_θ(x) above the law's entropy, nats: the KL divergence to the model, with its standard error."""
 
     @torch.no_grad()
@@ -56,7 +57,7 @@ def in_nats(toy: toys.Toy) -> Callable[[Any, int], Metrics]:
     return evaluate
 
 
-def on_grid(law: grids.TokenLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
+def on_grid(law: pairs.TokenLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
     """The total variation between n samples' histogram and the law, beside that of n true samples."""
 
     @torch.no_grad()
@@ -78,7 +79,7 @@ def own_sampler(model: Model, n: int) -> Tensor:
 
 def points(
     paper: str,
-    make: Callable[[], toys.Toy],
+    make: Callable[[], plane.PlaneLaw],
     model: Callable[[], Model],
     steps: int,
     draw: Draw = own_sampler,
@@ -106,7 +107,7 @@ def points(
 
 def tokens(paper: str, model: Callable[[], Model], steps: int, draw: Draw) -> Experiment:
     """An experiment on pairs of tokens, eight Gaussians on the 32×32 grid."""
-    law = grids.eight_gaussians(VOCAB)
+    law = pairs.eight_gaussians(VOCAB)
     return Experiment(
         paper,
         "grid",
@@ -133,4 +134,4 @@ def token_net(states: int, time: bool = True) -> Transformer:
     return Transformer(states, 64, 2, 4, time=time, out=VOCAB)
 
 
-GAUSSIANS = toys.eight_gaussians
+GAUSSIANS = plane.eight_gaussians

@@ -24,7 +24,7 @@ from gmbook.course.kit import (
     uncorrelated,
     variance_is,
 )
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 def mixture(count: int, low: float = 0.4, high: float = 1.2) -> tuple[Tensor, Tensor, Tensor]:
@@ -317,8 +317,8 @@ def density(answer: Any) -> None:
 
     Looked at by its integral over the plane, and by the mean log-ratio to the truth on new samples.
     """
-    law = toys.moons()
-    cells, area = toys.cell_centres(-4.0, 4.0, 120)
+    law = plane.moons()
+    cells, area = plane.cell_centres(-4.0, 4.0, 120)
     parts = cells.reshape(-1, 2).float().split(3600)
     logs = [samples(answer(part), (len(part),), "the log-density") for part in parts]
     mass = torch.cat(logs).exp().sum().item() * area

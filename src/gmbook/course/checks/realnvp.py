@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmbook.course.kit import Given, agree, between, exercise, gradient, hold, numbers, samples
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 def some_mask(shape: Sequence[int]) -> Tensor:
@@ -207,7 +207,7 @@ def gap(answer: Any) -> None:
 
     Looked at by quadrature within the cells of random integers.
     """
-    u, weights = toys.legendre(40)
+    u, weights = plane.legendre(40)
     for dims in (1, 3, 4):
         rates = 0.3 + 4 * torch.rand(dims)
         k = torch.randint(4, (dims,))
@@ -345,8 +345,8 @@ def log_density(answer: Any) -> None:
 
     Looked at on 20,000 points of the law, whose density is known, and by an integral over a grid.
     """
-    law = toys.moons()
-    cells, area = toys.cell_centres(-6.0, 6.0, 300)
+    law = plane.moons()
+    cells, area = plane.cell_centres(-6.0, 6.0, 300)
     cells = cells.reshape(-1, 2).float()
     mass = samples(answer(cells), (len(cells),), "log p").exp().sum().item() * area
     hold(mass < 1.03, f"Your density integrates to {mass:.3g}: it is none. Where does the surplus come from?")
