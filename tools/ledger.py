@@ -20,37 +20,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gmbook import registry
 from tools.reference import breakable, target
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# The prefix of a label, up to its first hyphen, says which chapter states it. A prefix that several chapters share
-# stands with the first that needs it. While a chapter is not written, its labels may be tested before they are shown.
-PREFIXES: dict[str, tuple[str, ...]] = {
-    "language": (
-        *("gaussian", "mixture", "path", "ideal", "ode", "langevin", "tweedie"),
-        *("kl", "change", "sliced", "frechet", "dequantise"),
-    ),
-    "vae": ("vae",),
-    "gan": ("gan",),
-    "realnvp": ("realnvp", "nice", "flow", "bijection", "dequantisation", "bits"),
-    "glow": ("glow",),
-    "ffjord": ("ffjord", "cnf"),
-    "ddpm": ("ddpm",),
-    "ddim": ("ddim",),
-    "improved_ddpm": ("iddpm", "improved", "time"),
-    "ncsn": ("ncsn", "dsm"),
-    "score_sde": ("sde", "score"),
-    "latent_diffusion": ("ldm", "latent", "guidance"),
-    "flow_matching": ("fm",),
-    "rectified_flow": ("rf", "rectified"),
-    "d3pm": ("d3pm", "chain", "schedule", "leave", "token"),
-    "sedd": ("sedd", "concrete"),
-    "mdlm": ("mdlm", "rotary", "low"),
-    "mar": ("mar",),
-    "dc_ae": ("dcae", "dc"),
-}
-CHAPTER_OF = {prefix: chapter for chapter, prefixes in PREFIXES.items() for prefix in prefixes}
 
 NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+"
 DISPLAYED = re.compile(r"\$\$(?P<math>.*?)\$\$[ \t]*(?:\((?P<label>[^()\n]+)\))?", re.DOTALL)
@@ -77,8 +50,12 @@ class Entry:
 
     @property
     def chapter(self) -> str | None:
-        """The name of the chapter that the label's prefix belongs to; None for an unknown prefix."""
-        return CHAPTER_OF.get(self.label.removeprefix("def-").split("-")[0])
+        """The name of the chapter that the label's prefix belongs to; None for an unknown prefix.
+
+        A prefix that several chapters share belongs to the first that needs it. While a chapter is not written, its
+        labels may be tested before they are shown.
+        """
+        return registry.read().chapter_of.get(self.label.removeprefix("def-").split("-")[0])
 
 
 def equations(text: str) -> Iterator[tuple[str, str]]:
@@ -168,7 +145,7 @@ def problems(ledger: dict[str, Entry], chapters: set[str]) -> list[str]:
         if not re.fullmatch(NAME, entry.label):
             by_count["is not a kebab-case label with a prefix, such as ddpm-posterior"].append(entry)
         elif entry.chapter is None:
-            by_count["has a prefix that tools/ledger.py does not know: add it to PREFIXES"].append(entry)
+            by_count["has a prefix that no entry of papers.toml has among its labels"].append(entry)
         elif len(entry.chapters) > 1:
             by_count[f"labels more than one equation: {entry.chapters}"].append(entry)
         elif entry.chapters and not entry.tests and not entry.is_definition:
