@@ -2,8 +2,8 @@
 
     python -m tools.results           write both anew, after a new `gmbook record`
 
-Everything comes from book/results/*/record.json and from book/results/numbers/, where each paper has a file with what it
-reports and what explains the distance to ours:
+Everything comes from book/results/*/record.json and from book/results/numbers/, where each paper has a file with what
+it reports and what explains the distance to ours:
 
 theirs, source: the paper's number, and where it stands. Only numbers that were read in the paper or its code, or that
 two sources agree on.

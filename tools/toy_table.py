@@ -72,7 +72,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Measure the named papers, or all, and write record and page after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("papers", nargs="*", help="papers, or pairs of paper and law such as PAPER-moons; all by default")
+    parser.add_argument("papers", nargs="*", help="papers, or PAPER-LAW pairs; all by default")
     words = parser.parse_args().papers
     ROWS.mkdir(parents=True, exist_ok=True)
     for experiment in EXPERIMENTS:

@@ -5,11 +5,14 @@ import math
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.bijections import ActNorm, Compose, InvertibleLinear, SplitCoupling
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
+
+SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16))
 
 
 def model(shape, **options):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.divergence import divergence
@@ -12,6 +13,8 @@ from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPa
 from gmbook.core.solvers import dopri5
 from gmbook.papers import score_sde
 from gmbook.papers.ddpm import linear_betas
+
+SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
 
 SMOOTH = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath()]
 PATHS = [*SMOOTH, TablePath(linear_betas())]
