@@ -95,7 +95,7 @@ sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the READ
 	@$(BIN)/python -m tools.readme
 
 book: $(READY)  ## build the website into book/_build/html
-	@$(BIN)/python -m tools.site
+	@$(BIN)/python -m book.build
 
 test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
 	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)

@@ -7,21 +7,18 @@ Collected from three places, without importing anything:
 - code: a label in parentheses, `(label)` or `(label, label)`, in a docstring under src.
 
     python -m tools.ledger            print the ledger
-    python -m tools.ledger badge      bring the README's badge up to date (`make sync` does it too)
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmbook import registry
-from tools.reference import breakable, target
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -183,72 +180,6 @@ def coverage(entries: Iterable[Entry]) -> Coverage:
     return Coverage(len(claims), tested, implemented, len(stated) - len(claims))
 
 
-# ---------------------------------------------------------------------------------------------------------- the page
-
-
-def page(ledger: dict[str, Entry]) -> str:
-    """The website's ledger page, in MyST Markdown: every equation that a chapter states, rendered, by chapter."""
-    by_chapter: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in sorted(ledger.values(), key=lambda entry: entry.place):
-        for chapter in entry.chapters[:1]:
-            by_chapter[chapter].append(entry)
-    lines = [
-        "# The ledger",
-        "",
-        "Every displayed equation that states something is labelled, and a test checks it against a closed form, an",
-        "enumeration, an automatic derivative, quadrature or another library. Definitions state nothing and need no",
-        "test. A claim without a function serves the text: no function of the library needs it.",
-        "",
-        f"**{coverage(ledger.values())}.**",
-        "",
-    ]
-    if by_chapter:
-        lines += ["| chapter | claims | tested | with a function | definitions |", "|---|---|---|---|---|"]
-    for chapter, entries in sorted(by_chapter.items()):
-        count = coverage(entries)
-        link = f"[{named(chapter)}](#ledger-{Path(chapter).stem.replace('_', '-')})"
-        lines.append(f"| {link} | {count.claims} | {count.tested} | {count.implemented} | {count.definitions} |")
-    for chapter, entries in sorted(by_chapter.items()):
-        lines += ["", f"(ledger-{Path(chapter).stem.replace('_', '-')})=", f"## {named(chapter)}", ""]
-        lines += [line for entry in entries for line in shown(entry)]
-    return "\n".join(lines) + "\n"
-
-
-def named(chapter: str) -> str:
-    """The title of a chapter, such as "06 · Denoising diffusion: DDPM"; the path where there is no text."""
-    path = ROOT / "chapters" / chapter
-    titles = re.findall(
-        r"^# (.+)$", CODE.sub("", path.read_text(encoding="utf-8")) if path.exists() else "", re.MULTILINE
-    )
-    return titles[0] if titles else chapter
-
-
-def shown(entry: Entry) -> list[str]:
-    """One equation's entry, in MyST Markdown: number and label, the equation, its functions, its tests."""
-    chapter = Path("chapters", entry.chapters[0]).as_posix()
-    functions = ", ".join(f"{{py:obj}}`{name.removeprefix('gmbook.')} <{public(name)}>`" for name in entry.functions)
-    tests = ", ".join(f"[{breakable(test.rpartition('::')[2])}](#{target(test)})" for test in entry.tests)
-    kind = ["definition"] * entry.is_definition + [f"tested by {tests}"] * bool(tests)
-    return [
-        "::::{div} gm-entry",
-        f"({'ledger-' + entry.label})=",
-        f"{{eq}}`{entry.label}` **{entry.label}** in [{named(entry.chapters[0])}]({chapter})",
-        "",
-        "$$",
-        entry.math,
-        "$$",
-        "",
-        (f"{functions}: " if functions else "") + ", ".join(kind or ["no test yet"]),
-        "::::",
-        "",
-    ]
-
-
-def public(name: str) -> str:
-    """The dotted name up to its first part with a leading underscore: what the API reference has a place for."""
-    return re.sub(r"\._.*", "", name)
-
-
 # --------------------------------------------------------------------------------------------------------- the badge
 
 README_LINE = re.compile(r"!\[Ledger: \d+ equations that state something, \d+ of them tested\]")
@@ -284,9 +215,6 @@ def write_badge(root: Path = ROOT) -> bool:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["badge"]:
-        print("badge written" if write_badge() else "badge as it was")
-        sys.exit()
     book = collect()
     for item in book.values():
         print(f"{item.label:40} {len(item.chapters)} chapter  {len(item.functions)} code  {len(item.tests)} tests")
