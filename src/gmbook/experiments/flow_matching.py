@@ -22,6 +22,7 @@ from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_net, cifar10_net, image_batches, pixels
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.guided import Guided
@@ -161,6 +162,7 @@ def experiment(
 
 
 EXPERIMENTS = (
+    points("flow_matching", GAUSSIANS, lambda: FlowMatching(net(), (2,)), 8000),
     experiment("digits", "laptop", digits_model, data.digits, 3000, 64, LAPTOP, 0.999, levels=17),
     experiment("digits", "gpu", digits_model, data.digits, 10_000, 64, LAPTOP, 0.999, levels=17),
     experiment("mnist", "laptop", mnist_model, data.mnist, 6000, 64, LAPTOP, 0.998, evaluate=evaluate_mnist),
