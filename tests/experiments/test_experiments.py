@@ -148,13 +148,14 @@ def test_the_seconds_of_a_toy_are_those_of_its_table(home):
 
 
 def test_records_made_at_once_all_stand_in_the_manifest(tmp_path):
-    names = [f"run-{i}" for i in range(60)]
+    made = {f"run{i}": {"record.json": b"{}", results.WEIGHTS: f"weights {i}".encode()} for i in range(40)}
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda name: results._manifest(tmp_path, name, name.encode()), names))
-    kept = json.loads((tmp_path / "manifest.json").read_text())
+        list(pool.map(lambda item: results._commit(replace(SMALL, paper=item[0]), item[1], tmp_path), made.items()))
+    kept = json.loads((tmp_path / "data" / "pretrained" / "manifest.json").read_text())
     assert {name: entry["sha256"] for name, entry in kept.items()} == {
-        name: hashlib.sha256(name.encode()).hexdigest() for name in names
+        f"{name}-digits-laptop": hashlib.sha256(files[results.WEIGHTS]).hexdigest() for name, files in made.items()
     }
+    assert not list((tmp_path / "book" / "results" / ".staged").iterdir())
 
 
 def test_the_same_command_and_seed_give_the_same_record(home):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -13,12 +12,16 @@ import torch
 
 from gmbook.core.model import Model
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.files import as_json, read_json
 from gmbook.train import EMA, History, Log, fit
 from gmbook.train.checkpoint import CheckpointError, checkpoints, load_weights, newest_checkpoint, write_atomically
 from gmbook.train.device import device
 from gmbook.train.plan import Plan, stand_in
 from gmbook.train.plan import plan as make_plan
 from gmbook.train.processes import is_main, world
+
+# What run.json must say; records say so too.
+RUN: dict[str, Any] = {"paper": str, "dataset": str, "budget": str, "seed": int, "steps": int}
 
 
 def run(
@@ -36,8 +39,9 @@ def run(
 ) -> tuple[Model, History]:
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
-    The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
-    call with resume=True after a kill ends at the same weights. Under `train.processes.joined` processes share the run.
+    The folder gets `run.json` (what is run, and on what) before the first step, once nothing is left to refuse, and
+    checkpoints (which know the seconds so far). Repeating the call with resume=True after a kill ends at the same
+    weights. Under `train.processes.joined` processes share the run.
 
     Args:
         shares: cut each batch into so many parts, to save memory; see `train.processes`.
@@ -46,7 +50,7 @@ def run(
 
     Raises:
         FileExistsError, CheckpointError, Diverged: as `train.fit`.
-        ValueError: the folder to be resumed holds a run of another experiment or seed.
+        ValueError: the folder holds a run of another experiment or seed, or a damaged run.json.
         RuntimeError: TensorBoard is wanted and not installed.
     """
     steps = experiment.steps if steps is None else steps
@@ -64,8 +68,11 @@ def run(
             network.forward = torch.compile(network.forward, backend=backend)
     ema = None if experiment.ema is None else EMA(model, experiment.ema)
     batches = experiment.batches(seed, experiment.size)
-    if is_main():
-        write_atomically(folder / "run.json", _json(about))  # at the start: a run that is killed can be sampled too
+
+    def begun() -> None:  # before the first step: a run that is killed can be sampled too
+        if is_main():
+            write_atomically(folder / "run.json", as_json(about))
+
     history = fit(
         model,
         batches,
@@ -75,6 +82,7 @@ def run(
         save_every=save_every,
         progress=progress,
         log=log,
+        begun=begun,
         ema=ema,
         shares=shares,
         **experiment.options,
@@ -134,11 +142,12 @@ def logbook(folder: Path) -> Log:
 
 def _claim(folder: Path, about: dict[str, Any], resume: bool) -> None:
     """Refuse a folder that holds another run, or this one where it is not to be resumed."""
-    if not checkpoints(folder):
-        return
-    if not resume:
+    try:
+        earlier = read_run(folder)
+    except FileNotFoundError:
+        earlier = {}
+    if checkpoints(folder) and not resume:
         raise FileExistsError(f"{folder} holds a run already: continue it with --resume, or name another with --out")
-    earlier = _read_json(folder / "run.json")
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
@@ -207,19 +216,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder is not a run of `gmbook train`.
+        Damaged: it does not say what was run.
     """
-    content = _read_json(folder / "run.json")
-    if not content:
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no readable run.json")
-    return content
-
-
-def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return read_json(folder / "run.json", RUN, "train it anew in another folder (--out)")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json") from None

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def fit(
     save_every: int = 500,
     progress: bool = True,
     log: Log | None = None,
+    begun: Callable[[], None] | None = None,
     objectives: dict[str, Objective] | None = None,
     ema: EMA | None = None,
     shares: int = 1,
@@ -66,6 +67,7 @@ def fit(
         save_every: steps between checkpoints; the last step is always saved.
         progress: show a bar with steps per second, time left and losses.
         log: gets the number and the recent mean losses of every tenth step, for a logbook such as TensorBoard.
+        begun: called before the first step, once nothing is left to refuse.
         options: all others as in `train`.
 
     Raises:
@@ -89,6 +91,8 @@ def fit(
         raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
 
     run.check_agreement()
+    if begun is not None:
+        begun()
 
     loop = train(model, batches, steps=steps, objectives=objectives, ema=ema, state=state, shares=run.shares, **options)
     bar = tqdm(loop, total=steps, initial=state.step, disable=not (progress and is_main()), **_pace(), unit="step")
