@@ -16,16 +16,17 @@ from safetensors.torch import save_file
 
 from gmbook import experiments
 from gmbook.cli import main
+from gmbook.data.jsonfiles import Damaged, read_json
 from gmbook.experiments import results, runs
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.files import Damaged, read_json
+from gmbook.metrics.metric import Metric
 
 DIGITS = experiments.find("vae", "digits", "laptop")
 
 
 def own_number(model, n):
     """The sum of the first weights: which weights were measured can be seen from it."""
-    return {"sum": next(model.parameters()).sum().item()}
+    return [Metric("sum", next(model.parameters()).sum().item())]
 
 
 SMALL = replace(DIGITS, evaluate=own_number)
@@ -62,7 +63,7 @@ def state(home: Path) -> tuple[float, float, bytes, bytes]:
     """The recorded metric, the same of the recorded weights, and both pictures, as readers find them."""
     record, model = results.read(SMALL, home), results.load_pretrained(SMALL, home)
     pictures = [(record.folder / name).read_bytes() for name in ("loss.png", "samples.png")]
-    return record.metrics["sum"], own_number(model, 0)["sum"], pictures[0], pictures[1]
+    return record.metrics["sum"].value, own_number(model, 0)[0].value, pictures[0], pictures[1]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_killed_record_of_another_run_does_not_overwrite_the_next(home, monkey
             results.record(SMALL, home / "run1", n=10, root=home)
     results.record(SMALL, home / "run0", n=10, root=home)
     model = runs.load(SMALL, home / "run0")
-    assert state(home)[0] == pytest.approx(own_number(model, 0)["sum"], abs=0.1)
+    assert state(home)[0] == pytest.approx(own_number(model, 0)[0].value, abs=0.1)
 
 
 def test_an_evaluation_that_fails_leaves_the_record(home):

@@ -19,9 +19,11 @@ from torch import Tensor
 from gmbook import plots
 from gmbook.core.model import Model
 from gmbook.data.download import PACKAGE, clone
+from gmbook.data.jsonfiles import NUMBER, Damaged, Fields, as_json, checked, read_json
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.files import NUMBER, Damaged, Fields, as_json, checked, read_json
 from gmbook.experiments.runs import RUN, load, read_run
+from gmbook.metrics import wording
+from gmbook.metrics.metric import Metric, from_json, to_json
 from gmbook.train.checkpoint import newest_checkpoint, write_atomically
 from gmbook.train.device import device
 
@@ -49,15 +51,11 @@ class NoRecord(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a recorded run gave: its provenance and metrics, and where its pictures are."""
+    """A recorded run: its provenance, as `record.json` has it, its metrics by key, and where its files are."""
 
     content: dict[str, Any]
+    metrics: dict[str, Metric]
     folder: Path
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The metrics by name."""
-        return self.content["metrics"]
 
     def summary(self) -> str:
         """A dozen lines: what was run, on what, for how long, and what came out."""
@@ -69,12 +67,9 @@ class Record:
             f"commit    {c['commit']}, seed {c['seed']}, {c['seconds'] / 60:.0f} min on {c['hardware']}",
             f"versions  {', '.join(f'{k} {v}' for k, v in c['versions'].items())}",
         ]
-        lines += [f"  {name}: {_show(value)}" for name, value in c["metrics"].items()]
+        for metric in self.metrics.values():
+            lines += [f"  {wording.sentence(metric)}", *(f"    {line}" for line in metric.lines)]
         return "\n".join(lines)
-
-
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _folders(experiment: Experiment, root: Path | None) -> tuple[Path, Path]:
@@ -122,8 +117,8 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
         "seconds": round(state.get("seconds", about.get("seconds", 0.0)), 1),
         "weights": sum(p.numel() for p in model.parameters()),
         "command": command(experiment, about["steps"], about["seed"]),
-        "final loss": {name: values[-200:].nanmean().item() for name, values in state["history"].items()},
-        "metrics": experiment.evaluate(model, n) if experiment.evaluate is not None else {},
+        "final_loss": {name: values[-200:].nanmean().item() for name, values in state["history"].items()},
+        "metrics": to_json(experiment.evaluate(model, n) if experiment.evaluate is not None else []),
     }
     files = {"record.json": as_json(about), "loss.png": curve(state["history"]).png(), WEIGHTS: stored}
     if experiment.sample is not None:
@@ -213,8 +208,14 @@ def read(experiment: Experiment, root: Path | None = None) -> Record:
     """
     _recover(experiment, root)
     folder, _ = _folders(experiment, root)
+    file = folder / "record.json"
     try:
-        return Record(read_json(folder / "record.json", RECORD, REMEDY), folder)
+        content = read_json(file, RECORD, REMEDY)
+        return Record(content, from_json(content.pop("metrics")), folder)
+    except Damaged:
+        raise
+    except ValueError as error:
+        raise Damaged(f"{file} is damaged ({error}): {REMEDY}") from None
     except FileNotFoundError:
         raise NoRecord(
             f"{experiment.name} has not been run and recorded: `gmbook train`, then `gmbook record`"

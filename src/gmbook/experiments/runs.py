@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from gmbook.core.model import Model
+from gmbook.data.jsonfiles import as_json, read_json
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.files import as_json, read_json
 from gmbook.train import EMA, History, Log, fit
 from gmbook.train.checkpoint import CheckpointError, checkpoints, load_weights, newest_checkpoint, write_atomically
 from gmbook.train.device import device

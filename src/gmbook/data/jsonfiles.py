@@ -55,6 +55,19 @@ def checked(content: Any, fields: Fields) -> dict[str, Any]:
     return content
 
 
+def known(content: Any, fields: Fields) -> dict[str, Any]:
+    """`content`, if it is an object with none but these fields, of these types; any may be missing.
+
+    Raises:
+        ValueError: it is not; the message says where.
+    """
+    found = checked(content, {})
+    for name in found:
+        if name not in fields:
+            raise ValueError(f"{name!r} is unknown: known are {', '.join(fields)}")
+    return checked(found, {name: fields[name] for name in found})
+
+
 def named(value: Any) -> str:
     """What kind of JSON value it is, in a word."""
     kinds = {
