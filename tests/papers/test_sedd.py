@@ -11,13 +11,8 @@ from token_tools import TokenNet, entropy, exact_law, random_pmf, total_variatio
 from gmbook.core.chains import Chain
 from gmbook.core.schedules import GeometricSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
-from gmbook.papers.sedd import (
-    SEDD,
-    denoising_score_entropy,
-    implicit_score_entropy,
-    score_entropy,
-    weighted_score_entropy,
-)
+from gmbook.papers.sedd import SEDD, score_entropy
+from gmbook.papers.theory.sedd import denoising_score_entropy, implicit_score_entropy, weighted_score_entropy
 
 f64 = {"dtype": torch.float64}
 P = torch.tensor([0.4, 0.3, 0.2, 0.1], **f64)
@@ -290,7 +285,7 @@ def test_trains(chain, schedule):
 
 def test_bad_arguments_are_refused():
     law = Enumeration(PMF, Chain.absorbing(4), LinearSchedule(end=1e-3))
-    with pytest.raises(ValueError, match=r"keep\(1\) > 0"):
+    with pytest.raises(ValueError, match=r"alpha_bar\(1\) > 0"):
         SEDD(law.log_score, (2,), law.chain, LinearSchedule())
     model = SEDD(law.log_score, (2,), law.chain)
     with pytest.raises(ValueError, match="unknown sampler"):

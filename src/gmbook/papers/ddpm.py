@@ -72,17 +72,17 @@ class DDPM(Denoiser):
         zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         beta = torch.cat([zero, betas])
         alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
-        before = torch.cat([one, alpha_bar[:-1]])  # ᾱ_{i−1}; the entry at i = 0 is never read
-        rest = (1 - alpha_bar).clamp(min=betas[0].item())
-        beta_tilde = (1 - before) / rest * beta
+        times = torch.arange(len(betas) + 1, dtype=torch.float64) / len(betas)
+        bridge = self.path.bridge(times[1:], times[:-1])
+        beta_tilde = torch.cat([zero, bridge.std**2])
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
         least = beta_tilde.clone()
         least[1] = beta_tilde[min(2, self.steps)]
         tables = {
             "beta": beta,
             "alpha_bar": alpha_bar,
-            "weight_x0": before.sqrt() * beta / rest,
-            "weight_xt": (1 - beta).sqrt() * (1 - before) / rest,
+            "weight_x0": torch.cat([zero, bridge.weight_x0]),  # the entry at i = 0 is never read
+            "weight_xt": torch.cat([one, bridge.weight_xt]),
             "beta_tilde": beta_tilde,
             "least_variance": least,
             "sigma_squared": beta if variance == "large" else least,
@@ -200,12 +200,3 @@ class DDPM(Denoiser):
         "small"."""
         beta = self.beta[i]
         return beta**2 / (2 * self.sigma_squared[i] * (1 - beta) * (1 - self.alpha_bar[i]))
-
-
-def gaussian_floor(std: float, alpha_bar: Tensor) -> Tensor:
-    """The least L_simple per dimension that any network can reach on x_0 ~ N(m, std² I), () (ddpm-floor).
-
-    (1/T) Σ_i ᾱ_i s²/(ᾱ_i s² + 1 − ᾱ_i), over ᾱ_1..ᾱ_T: the variance of ε that x_i leaves undecided.
-    """
-    signal = alpha_bar * std**2
-    return (signal / (signal + 1 - alpha_bar)).mean()

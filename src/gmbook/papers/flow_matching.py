@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import check_event
 from gmbook.core.paths import GaussianPath, LinearPath
+from gmbook.core.probability_flow import flow_field, log_likelihood
 from gmbook.core.solvers import Solver, dopri5, heun, last
-from gmbook.papers import score_sde
 
 Coupling = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 TimeLaw = Callable[[Tensor], Tensor]
@@ -148,7 +148,7 @@ class FlowMatching(Denoiser):
         Unlike `score_sde.flow_trajectory` it adds no x_0 reading at the end: the linear path's flow arrives at t = 0.
         """
         check_event(x, self.shape)
-        yield from solver(score_sde.flow_field(self, y), x, ts)
+        yield from solver(flow_field(self, y), x, ts)
 
     def prior(self, n: int) -> Tensor:
         """n draws of the noise where the flow starts, N(0, σ(1)² I): (n, *S)."""
@@ -180,28 +180,4 @@ class FlowMatching(Denoiser):
         The paper subtracts the integral, because its time runs the other way. Exact up to the solver's error; with a
         probe (B, *S) Hutchinson's unbiased estimate of it.
         """
-        return score_sde.log_likelihood(self, x, self.times(steps).flip(0), probe, solver, y)
-
-
-# ---------------------------------------------------------------------------------------- what is known exactly
-
-
-def conditional_velocity(path: GaussianPath, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-    """u_t(x | x_0) = σ'/σ (x − αx_0) + α'x_0, Theorem 3 (fm-conditional): (B, *S). On the two paths of the paper
-    (fm-ot-field, fm-vp-field).
-
-    It generates N(αx_0, σ²I). Its mean over p(x_0 | x_t) is the marginal field u_t(x) of Theorem 1 (fm-marginal), which
-    `Truth(law, path, "velocity")` gives for a known law. Singular where σ = 0.
-    """
-    return path.convert(x0, xt, t, "x0", "velocity")
-
-
-def gaussian_floor(std: float, path: GaussianPath, t: Tensor) -> Tensor:
-    """C_t = s²(ασ' − σα')²/(α²s² + σ²), like t (fm-gaussian-floor): the least L_CFM per dimension at time t for data
-    N(m, s²I).
-
-    On the linear path with σ_min = 0 the numerator is s², and C = ∫_0^1 C_t dt = πs/2.
-    """
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    d_alpha, d_sigma = path.rates(t)
-    return std**2 * (alpha * d_sigma - sigma * d_alpha) ** 2 / (alpha**2 * std**2 + sigma**2)
+        return log_likelihood(self, x, self.times(steps).flip(0), probe, solver, y)
