@@ -13,7 +13,7 @@ from book._ext import Drawn
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAWN_BY = ("book/_ext/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/*.py")
+DRAWN_BY = ("book/_ext/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/**/*.py")
 WORDS = "Points that begin as a round cloud of noise flow into the five curved arms of a pinwheel."
 
 

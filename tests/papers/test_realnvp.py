@@ -7,7 +7,7 @@ import torch
 from specimen import Specimen
 from torch import nn
 
-from gmbook.core.bijections import FlowBatchNorm
+from gmbook.core.flows.linear import FlowBatchNorm
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.networks.mlp import MLP
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
