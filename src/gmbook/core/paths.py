@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import as_time, check_count, readable
+
 Quantity = Literal["x0", "eps", "v", "score", "velocity"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
@@ -22,19 +24,6 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 def broadcast(t: Tensor, x: Tensor) -> Tensor:
     """Append axes to t, () or (B,), and cast it, until it multiplies x, (B, *S)."""
     return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
-
-
-def check_time(t: Tensor) -> None:
-    """Refuse times outside [0, 1].
-
-    Raises:
-        ValueError: some t lies outside [0, 1] or is NaN.
-    """
-    if not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(
-            f"t must lie in [0, 1] (0 is data, 1 is noise), got values from {t.min():g} to {t.max():g}; "
-            "divide a step index by the number of steps"
-        )
 
 
 class GaussianPath(nn.Module, ABC):
@@ -48,6 +37,11 @@ class GaussianPath(nn.Module, ABC):
 
     t_min: float = 1e-3
     t_max: float = 1.0
+    here: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("here", torch.empty(0), persistent=False)  # moves with the model, and so knows where it is
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -96,12 +90,14 @@ class GaussianPath(nn.Module, ABC):
         return self.alpha(t), self.sigma(t)
 
     def interpolate(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t = α_t x_0 + σ_t ε: (B, *S)."""
+        """x_t = α_t x_0 + σ_t ε: (B, *S), for t () or (B,), or what `as_time` takes for it."""
+        t = as_time(t, x0)
         alpha, sigma = self.alpha_sigma(t)
         return broadcast(alpha, x0) * x0 + broadcast(sigma, x0) * eps
 
     def target(self, quantity: Quantity, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What a network that predicts `quantity` is trained towards, given the x_0 and ε that made x_t: (B, *S)."""
+        t = as_time(t, x0)
         a, b = self.coefficients(quantity, t)
         return broadcast(a, x0) * x0 + broadcast(b, x0) * eps
 
@@ -109,13 +105,48 @@ class GaussianPath(nn.Module, ABC):
         """The (p, q) for which `to` = p x_t + q `source`, each like t (path-conversion).
 
         x_t = αx_0 + σε and source = ax_0 + bε are two equations for (x_0, ε); Cramer's rule solves them, and the
-        solution is read in the coefficients (a', b') of `to`.
+        solution is read in the coefficients (a', b') of `to`. Where that is 0/0, at σ = 0 or α = 0, it is the limit.
+
+        Raises:
+            ValueError: there is no limit, as for the score from x_0 at σ = 0. (On a GPU the result is NaN or infinite.)
         """
         alpha, sigma = self.alpha_sigma(t)
         a, b = self.coefficients(source, t)
         a_to, b_to = self.coefficients(to, t)
         determinant = alpha * b - sigma * a
-        return (a_to * b - b_to * a) / determinant, (alpha * b_to - sigma * a_to) / determinant
+        p, q = (a_to * b - b_to * a) / determinant, (alpha * b_to - sigma * a_to) / determinant
+        whole = torch.isfinite(p) & torch.isfinite(q)
+        if readable(whole) and bool(whole.all()):
+            return p, q
+        limits = self._limit(source, to, t)
+        p, q = (torch.where(whole, here, limit) for here, limit in zip((p, q), limits))
+        if readable(p) and not bool(torch.isfinite(p + q).all()):
+            raise ValueError(
+                f"at t = {t[~whole].flatten()[0].item():g} nothing follows from {source!r} for {to!r}: it is 0/0 where "
+                f"sigma = 0 or alpha = 0; begin and end at the path's t_max and t_min"
+            )
+        return p, q
+
+    def _limit(self, source: Quantity, to: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`reading`'s limit as σ or α tends to 0, for sources that are conditional expectations; else not finite.
+
+        At the data E[ε | x_t] = −σ · score tends to 0, so that ε has no part in what it enters with a bounded factor.
+        """
+        (alpha, sigma), (a_to, b_to) = self.alpha_sigma(t), self.coefficients(to, t)
+        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+        if source == "score" and to == "velocity":
+            return self.rates(t)[0] / alpha, -self.noise_rate(t) / 2
+        if source == "velocity" and to == "score":
+            return 2 * self.rates(t)[0] / (alpha * self.noise_rate(t)), -2 / self.noise_rate(t)
+        x0, eps = {  # as (p, q) each
+            "x0": ((zero, one), (zero, zero)),
+            "eps": ((1 / alpha, -sigma / alpha), (zero, one)),
+            "score": ((1 / alpha, sigma**2 / alpha), (zero, -sigma)),
+            "velocity": ((1 / alpha, zero), (zero, zero)),
+            "v": ((alpha, -sigma), (sigma, alpha)),
+        }[source]
+        parts = [(a_to, x0)] if to == "x0" else [(b_to, eps)] if to in ("eps", "score") else [(a_to, x0), (b_to, eps)]
+        return sum(w * r[0] for w, r in parts), sum(w * r[1] for w, r in parts)  # type: ignore[return-value]
 
     def convert(self, value: Tensor, xt: Tensor, t: Tensor, source: Quantity, to: Quantity) -> Tensor:
         """Read the quantity `source`, whose value at (x_t, t) is given, as the quantity `to`: (B, *S).
@@ -124,6 +155,7 @@ class GaussianPath(nn.Module, ABC):
         """
         if source == to:
             return value
+        t = as_time(t, xt)
         p, q = self.reading(source, to, t)
         return broadcast(p, xt) * xt + broadcast(q, xt) * value
 
@@ -140,9 +172,8 @@ class GaussianPath(nn.Module, ABC):
 
         t_i = t_min + (t_max − t_min) u_i^power with u from 1 to 0: power 1 is uniform, 2 quadratic (finer near data).
         """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        check_count("steps", steps)
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=self.here.device)
         return self.t_min + (self.t_max - self.t_min) * u**power
 
 

@@ -146,7 +146,7 @@ class TableSchedule(Schedule):
         super().__init__()
         if betas.ndim != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError("betas must be a vector (T,) with entries in (0, 1]")
-        log_keeps = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas.double()).cumsum(0)])
+        log_keeps = torch.cat([betas.new_zeros(1).double(), torch.log1p(-betas.double()).cumsum(0)])
         self.register_buffer("keeps", log_keeps.exp())
         self.register_buffer("moves", -torch.expm1(log_keeps))
 
@@ -157,7 +157,7 @@ class TableSchedule(Schedule):
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.alpha_bars[left], self.alpha_bars[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.keeps[left], self.keeps[left + 1], weight).to(t.dtype)
 
     def moved(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)

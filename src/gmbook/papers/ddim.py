@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gmbook.core.checks import as_time, check_count
 from gmbook.core.denoiser import Denoiser
+from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath
 from gmbook.core.solvers import last
 
@@ -66,7 +68,7 @@ def step(
     linear path Euler's step along the velocity (fm-ddim). η = 1 is DDPM's ancestral step; `hat` is DDPM's with σ² = β,
     whatever η. One network call.
     """
-    path = denoiser.path
+    path, t, s = denoiser.path, as_time(t, xt), as_time(s, xt)
     output = denoiser(xt, t, y)
     x0, eps = (denoiser.read(quantity, output, xt, t) for quantity in ("x0", "eps"))
     direction, noise = coefficients(path, t, s, eta, hat)
@@ -74,7 +76,7 @@ def step(
     return x + noise * torch.randn_like(x) if hat or eta > 0 else x
 
 
-@torch.no_grad()
+@sampling
 def trajectory(
     denoiser: Denoiser,
     x: Tensor,
@@ -96,6 +98,7 @@ def trajectory(
 
 def sub_sequence(path: GaussianPath, steps: int, power: float = 1.0) -> Tensor:
     """τ_S, …, τ_1 as times, (S,): `power` 1 is the paper's linear choice, 2 its quadratic one (App. D.2)."""
+    check_count("steps", steps)
     if steps == 1:
         return path.times(1)[:1]
     return path.times(steps - 1, power)
@@ -148,7 +151,7 @@ def gaussian_std(path: GaussianPath, std: Tensor, ts: Tensor, eta: float = 0.0, 
     return gains(-1)[0] * variance.sqrt()
 
 
-@torch.no_grad()
+@sampling
 def invert(denoiser: Denoiser, x0: Tensor, steps: int = 50, power: float = 1.0, y: Tensor | None = None) -> Tensor:
     """The latent x(t_max) that the deterministic sampler carries to x0: (B, *S). Eq. 14 run backwards (ddim-inversion).
 

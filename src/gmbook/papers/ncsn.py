@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count, check_event
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.divergence import divergence
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import Quantity, VEPath, broadcast
 from gmbook.core.solvers import langevin, last
 
@@ -175,7 +176,7 @@ def code_step(epsilon: float, ratio: float) -> float:
     return 2 * paper_step(epsilon, ratio)
 
 
-@torch.no_grad()
+@sampling
 def annealed_langevin(
     denoiser: Denoiser,
     x: Tensor,
@@ -200,6 +201,7 @@ def annealed_langevin(
         denoise: end with the x_0 reading x + σ_L² s(x, σ_L), which takes the last level's noise away (NCSNv2; the
             first paper has it not).
     """
+    check_count("per_level", per_level)
     path = denoiser.path
     sigmas, alphas = path.sigma(ts), path.alpha(ts)
     for i, t in enumerate(ts):

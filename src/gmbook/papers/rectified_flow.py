@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import Objective, check_event
+from gmbook.core.checks import check_event
+from gmbook.core.model import Objective, sampling
 from gmbook.core.solvers import Solver, last, rk4
 from gmbook.papers import score_sde
 from gmbook.papers.flow_matching import FlowMatching, TimeLaw, uniform
@@ -97,7 +98,7 @@ class RectifiedFlow(FlowMatching):
 # ------------------------------------------------------------------------------------------- what reflow improves
 
 
-@torch.no_grad()
+@sampling
 def straightness(
     flow: FlowMatching, noise: Tensor, y: Tensor | None = None, steps: int = 100, solver: Solver = rk4
 ) -> Tensor:

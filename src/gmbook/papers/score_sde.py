@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.divergence import log_likelihood as ode_log_likelihood
 from gmbook.core.gaussians import log_normal
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, broadcast
 from gmbook.core.solvers import Field, Solver, dopri5, euler_maruyama, heun, last
 
@@ -98,7 +99,7 @@ def _finish(denoiser: Denoiser, states: Iterator[Tensor], t: Tensor, y: Tensor |
     yield denoiser.predict("x0", x, t, y)
 
 
-@torch.no_grad()
+@sampling
 def flow_trajectory(
     denoiser: Denoiser, x: Tensor, ts: Tensor, solver: Solver = heun, y: Tensor | None = None
 ) -> Iterator[Tensor]:
@@ -106,7 +107,7 @@ def flow_trajectory(
     yield from _finish(denoiser, solver(flow_field(denoiser, y), x, ts), ts[-1], y)
 
 
-@torch.no_grad()
+@sampling
 def sde_trajectory(
     denoiser: Denoiser,
     x: Tensor,
@@ -148,7 +149,7 @@ def reverse_sde(
     return last(sde_trajectory(denoiser, denoiser.prior(n), ts, noise, y))
 
 
-@torch.no_grad()
+@sampling
 def predictor_corrector(
     denoiser: Denoiser,
     n: int,
@@ -198,6 +199,6 @@ def log_likelihood(
     """
     check_event(x, denoiser.shape)
     path = denoiser.path
-    ts = torch.tensor([path.t_min, path.t_max], dtype=torch.float64) if ts is None else ts
+    ts = torch.tensor([path.t_min, path.t_max], dtype=torch.float64, device=x.device) if ts is None else ts
     std = path.sigma(ts[-1]).to(x.dtype)
     return ode_log_likelihood(flow_field(denoiser, y), x, ts, lambda z: log_normal(z, 0.0, std), probe, solver)[0]
