@@ -21,7 +21,7 @@ from gmbook.data.batches import Batches
 from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import MLP, AdaMLP, TimeMLP
 from gmbook.networks.transformer import MaskedTransformer, Transformer
-from gmbook.papers import ddim, vae
+from gmbook.papers import ddim, edm, vae
 from gmbook.papers.d3pm import D3PM
 from gmbook.papers.dc_ae import DCAE
 from gmbook.papers.ddpm import DDPM
@@ -95,6 +95,7 @@ CASES: dict[str, Case] = {
     "ffjord": Case(lambda: FFJORD(net(), (2,)), points),
     "ddpm": Case(lambda: DDPM(net(), (2,), steps=20), points),
     "ddim": Case(lambda: DDPM(net(), (2,), steps=20), points, lambda model, n: ddim.sample(model, n, 5, eta=0.5)),
+    "edm": Case(lambda: DDPM(net(), (2,), steps=20), points, lambda model, n: edm.sample(model, n, 5, churn=1.0)),
     "score_sde": Case(lambda: ScoreSDE(net(), VPPath(), (2,)), points),
     "d3pm": Case(lambda: D3PM(token_net(8), (2,), Chain.uniform(8), steps=5), tokens),
     "sedd": Case(lambda: SEDD(token_net(9), (2,), Chain.absorbing(8)), tokens, lambda m, n: m.sample(n, steps=5)),

@@ -101,7 +101,7 @@ class MarkovChain(nn.Module, ABC):
     def posterior_matrices(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
         """q(x_s = u | x_t = w, x_0 = v) as one matrix for each w, rows v, columns u: (states, V, states), float64.
 
-        `posterior` for all pairs at once, at two scalar moments: with Q_s and Q_t|s of `kernel_matrix`, entry (w, v, u)
+        is Q_s[v, u] Q_t|s[u, w]/Q_t[v, w] (d3pm-posterior). A pair (w, v) that the chain cannot produce is NaN.
         D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
         D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
         """

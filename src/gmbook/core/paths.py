@@ -176,6 +176,36 @@ class GaussianPath(nn.Module, ABC):
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=self.here.device)
         return self.t_min + (self.t_max - self.t_min) * u**power
 
+    def noise_ratio(self, t: Tensor) -> Tensor:
+        """σ̄ = σ_t/α_t, which grows with t, like t. On a VE path it is σ_t."""
+        alpha, sigma = self.alpha_sigma(t)
+        return sigma / alpha
+
+    def time_at(self, ratio: Tensor) -> Tensor:
+        """The t at which `noise_ratio` is `ratio`, by bisection, float64, kept in [t_min, t_max]: like ratio."""
+        low = torch.full_like(ratio, self.t_min, dtype=torch.float64)
+        high = torch.full_like(ratio, self.t_max, dtype=torch.float64)
+        ends = low.clone(), high.clone()
+        for _ in range(53):
+            middle = (low + high) / 2
+            below = self.noise_ratio(middle) < ratio
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        middle = (low + high) / 2
+        below, above = ratio <= self.noise_ratio(ends[0]), ratio >= self.noise_ratio(ends[1])
+        return torch.where(below, ends[0], torch.where(above, ends[1], middle))
+
+    def karras_times(self, steps: int, rho: float = 7.0) -> Tensor:
+        """`steps` times from t_max down to t_min at which σ̄^(1/ρ) is evenly spaced: (steps,), float64 (def-edm-grid).
+
+        σ̄_i = (σ̄_max^(1/ρ) + i/(N − 1) (σ̄_min^(1/ρ) − σ̄_max^(1/ρ)))^ρ, i = 0..N − 1. arXiv:2206.00364, Eq. 5, where the
+        N-th is 0: samplers go there by the x_0 reading. The larger ρ, the finer near the data; one step is t_max alone.
+        """
+        check_count("steps", steps)
+        ends = torch.tensor([self.t_max, self.t_min], dtype=torch.float64, device=self.here.device)
+        most, least = self.noise_ratio(ends) ** (1 / rho)
+        u = torch.linspace(0, 1, steps, dtype=torch.float64, device=self.here.device)
+        return self.time_at((most + u * (least - most)) ** rho)
+
 
 class LinearPath(GaussianPath):
     """α = 1 − t, σ = σ_min + (1 − σ_min)t: flow matching's optimal-transport path, arXiv:2210.02747, Eq. 20, in this
@@ -362,3 +392,7 @@ class TablePath(VariancePreservingPath):
     def times(self, steps: int, power: float = 1.0) -> Tensor:
         """As `GaussianPath.times`, rounded to the table's grid i/T, where the network was trained."""
         return (super().times(steps, power) * self.steps).round() / self.steps
+
+    def karras_times(self, steps: int, rho: float = 7.0) -> Tensor:
+        """As `GaussianPath.karras_times`, rounded to the table's grid i/T, where the network was trained."""
+        return (super().karras_times(steps, rho) * self.steps).round() / self.steps

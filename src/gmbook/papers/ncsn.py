@@ -88,6 +88,10 @@ class LevelPath(VEPath):
         """As `GaussianPath.times`, on the levels. More steps than levels stand still at some; samplers allow it."""
         return (super().times(steps, power) * (self.levels - 1)).round() / (self.levels - 1)
 
+    def karras_times(self, steps: int, rho: float = 7.0) -> Tensor:
+        """As `GaussianPath.karras_times`, on the levels."""
+        return (super().karras_times(steps, rho) * (self.levels - 1)).round() / (self.levels - 1)
+
 
 class NCSN(Denoiser):
     """A score network for L geometric noise levels σ_1 > … > σ_L.
