@@ -126,7 +126,7 @@ def in_plane() -> RealNVP:
 
     def make(inputs: int, outputs: int) -> nn.Module:
         mlp = MLP(inputs, outputs, 64, 2)
-        nn.init.zeros_(mlp[-1].weight)
+        nn.init.zeros_(mlp[-1].get_parameter("weight"))
         return mlp
 
     return RealNVP.on_vectors(2, make, layers=8)
