@@ -70,8 +70,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         TypeError: the state holds something that neither safetensors nor JSON can hold.
     """
     tensors: dict[str, Tensor] = {}
-    content = save_tensors(_flat(state, "", tensors))
-    head = {"format": FORMAT, "step": step, "state": _plain(state, "")}
+    head = {"format": FORMAT, "step": step, "state": _split(state, "", tensors)}
+    content = save_tensors(tensors)
     file = Path(folder) / f"step-{step:08d}.json"
     write_atomically(file.with_suffix(".safetensors"), content)
     write_atomically(file, json.dumps({"sha256": _digest(content, head), **head}).encode())
@@ -134,34 +134,25 @@ def _digest(content: bytes, head: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _flat(tree: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collect the tensors of a tree under their paths, as safetensors wants them: contiguous, sharing nothing."""
+def _split(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree as JSON holds it, with its tensors put into `tensors` as safetensors wants them.
+
+    A tensor becomes its path, a dict its list of pairs (keys may be integers). Tensors are contiguous, sharing nothing.
+    """
     if isinstance(tree, Tensor):
         tensors[name] = tree.detach().cpu().contiguous().clone()
-    elif isinstance(tree, dict):
-        for key, branch in tree.items():
-            _flat(branch, f"{name}/{key}", tensors)
-    elif isinstance(tree, (list, tuple)):
-        for index, branch in enumerate(tree):
-            _flat(branch, f"{name}/{index}", tensors)
-    return tensors
-
-
-def _plain(tree: Any, name: str) -> Any:
-    """The tree as JSON holds it: a tensor becomes its path, a dict its list of pairs (keys may be integers)."""
-    if isinstance(tree, Tensor):
         return {"tensor": name}
     if isinstance(tree, dict):
-        return {"dict": [[key, _plain(branch, f"{name}/{key}")] for key, branch in tree.items()]}
+        return {"dict": [[key, _split(branch, f"{name}/{key}", tensors)] for key, branch in tree.items()]}
     if isinstance(tree, (list, tuple)):
-        return [_plain(branch, f"{name}/{index}") for index, branch in enumerate(tree)]
+        return [_split(branch, f"{name}/{index}", tensors) for index, branch in enumerate(tree)]
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
     raise TypeError(f"cannot write {name.strip('/')} into a checkpoint: it is a {type(tree).__name__}")
 
 
 def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_flat` and `_plain`."""
+    """The inverse of `_split`."""
     if isinstance(tree, dict) and "tensor" in tree:
         return tensors[tree["tensor"]]
     if isinstance(tree, dict):
