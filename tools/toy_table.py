@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from gmbook.experiments import base
+from gmbook.experiments import runs
+from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +32,11 @@ draw to draw, so a ratio below one is luck. The seconds are processor time, on t
 """
 
 
-def measure(experiment: base.Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
+def measure(experiment: Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
     """Train one experiment in a scratch folder and judge it."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = base.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
+        model, _ = runs.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
     seconds = time.process_time() - start
     torch.manual_seed(1)
     assert experiment.evaluate is not None

@@ -14,8 +14,8 @@ from gmbook import doctor, experiments
 from gmbook.core.model import Model
 from gmbook.course import cli as course
 from gmbook.data import download
-from gmbook.experiments import base, results
-from gmbook.experiments.base import Experiment
+from gmbook.experiments import results, runs
+from gmbook.experiments.base import Experiment, default_budget
 from gmbook.train import processes
 from gmbook.train.checkpoint import write_atomically
 
@@ -48,7 +48,7 @@ def train(arguments: argparse.Namespace) -> int:
     with processes.joined():
         if processes.is_main():
             print(heading(experiment, experiment.model(), arguments.steps, folder))
-        base.run(experiment, folder, resume=arguments.resume, **options)
+        runs.run(experiment, folder, resume=arguments.resume, **options)
         if processes.is_main():
             print(f"done; look at it with: gmbook sample {folder}")
     return 0
@@ -69,7 +69,7 @@ def dry_run(experiment: Experiment, folder: Path, steps: int | None) -> int:
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     print(heading(experiment, experiment.model(), steps, folder))
-    plan, found = base.plan(experiment, steps)
+    plan, found = runs.plan(experiment, steps)
     print(plan.summary())
     if not found:
         print(f"{experiment.dataset} is not here, so noise of its shape was looked at: `gmbook data` lists what is")
@@ -81,7 +81,7 @@ def sample(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    picture = results.sheet(experiment, base.load(experiment, arguments.run), arguments.per_class, arguments.seed)
+    picture = results.sheet(experiment, runs.load(experiment, arguments.run), arguments.per_class, arguments.seed)
     out = arguments.out or arguments.run / "samples.png"
     write_atomically(out, picture.png())
     print(f"wrote {out}")
@@ -94,7 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if experiment.evaluate is None:
         raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
     torch.manual_seed(0)
-    report = experiment.evaluate(base.load(experiment, arguments.run), arguments.n)
+    report = experiment.evaluate(runs.load(experiment, arguments.run), arguments.n)
     print(json.dumps(report, indent=1, ensure_ascii=False))
     return 0
 
@@ -135,8 +135,8 @@ def listing(arguments: argparse.Namespace) -> int:
 
 
 def _of_run(folder: Path) -> Experiment:
-    told = base.read_run(folder)
-    return experiments.find(told["paper"], told["dataset"], told["budget"])
+    about = runs.read_run(folder)
+    return experiments.find(about["paper"], about["dataset"], about["budget"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -162,9 +162,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("train", train, "Train one of the book's models on a data set.")
     sub.add_argument("paper", help="whose model, for example ddpm; `gmbook list` names all")
     sub.add_argument("dataset", help="for example digits or mnist")
-    sub.add_argument(
-        "--budget", default=base.default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s"
-    )
+    sub.add_argument("--budget", default=default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s")
     sub.add_argument("--seed", type=int, default=0, help="of weights, data order and noise; default 0")
     sub.add_argument("--steps", type=int, help="stop after this many steps instead of the experiment's own number")
     sub.add_argument("--out", help="the run's folder; default runs/<paper>-<dataset>-<budget>-seed<seed>")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gmbook import data, experiments
-from gmbook.experiments import base, results
+from gmbook.experiments import results, runs
 from gmbook.experiments.base import Experiment, Unknown
-from gmbook.train.checkpoint import checkpoints
+from gmbook.train.checkpoint import checkpoints, newest_checkpoint
 
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
 SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)
@@ -48,7 +48,7 @@ def test_a_laptop_model_fits_the_limit_of_recorded_weights(experiment: Experimen
 )
 def test_a_digits_experiment_trains_and_samples(paper, tmp_path):
     experiment = experiments.find(paper, "digits", "laptop")
-    model, history = base.run(experiment, tmp_path, steps=2, progress=False)
+    model, history = runs.run(experiment, tmp_path, steps=2, progress=False)
     assert all(values.shape == (2,) and values.isfinite().all() for values in history.values())
     drawn = experiment.sample(model, torch.arange(3))
     assert drawn.shape == (3, 1, 8, 8) and drawn.abs().max() <= 1
@@ -68,27 +68,27 @@ def test_a_name_that_is_off_is_told_the_nearest(name, message):
 
 
 def test_a_run_continued_equals_a_run_in_one_piece(tmp_path):
-    whole, _ = base.run(SMALL, tmp_path / "whole", steps=12, progress=False)
+    whole, _ = runs.run(SMALL, tmp_path / "whole", steps=12, progress=False)
     expected = weights(whole)
     for steps in (5, 12):
         torch.manual_seed(steps)  # whatever came before must not matter
-        base.run(SMALL, tmp_path / "parts", steps=steps, resume=True, progress=False)
-    loaded = base.load(SMALL, tmp_path / "parts")
+        runs.run(SMALL, tmp_path / "parts", steps=steps, resume=True, progress=False)
+    loaded = runs.load(SMALL, tmp_path / "parts")
     torch.testing.assert_close(weights(loaded), expected, rtol=0, atol=0)
     assert not loaded.training
-    raw = base.newest_checkpoint(tmp_path / "parts")[1]["model"]
+    raw = newest_checkpoint(tmp_path / "parts")[1]["model"]
     assert any(not torch.equal(raw[name], expected[name]) for name in raw), "the average was not taken"
 
 
 def test_a_folder_that_is_taken_is_left_untouched(tmp_path):
-    base.run(SMALL, tmp_path, steps=3, progress=False)
+    runs.run(SMALL, tmp_path, steps=3, progress=False)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="--resume"):
-        base.run(SMALL, tmp_path, steps=9, progress=False)
+        runs.run(SMALL, tmp_path, steps=9, progress=False)
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        base.run(SMALL, tmp_path, steps=9, seed=1, resume=True, progress=False)
+        runs.run(SMALL, tmp_path, steps=9, seed=1, resume=True, progress=False)
     with pytest.raises(ValueError, match="paper vae, not ddpm"):
-        base.run(experiments.find("ddpm", "digits", "laptop"), tmp_path, steps=9, resume=True, progress=False)
+        runs.run(experiments.find("ddpm", "digits", "laptop"), tmp_path, steps=9, resume=True, progress=False)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -98,12 +98,12 @@ def test_a_run_is_known_from_its_first_moment_and_its_seconds_add_up(tmp_path):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        base.run(replace(SMALL, batches=killed), tmp_path, steps=6, save_every=2, progress=False)
-    assert base.read_run(tmp_path)["paper"] == "vae"
-    seconds = [base.newest_checkpoint(tmp_path)[1]["seconds"]]
+        runs.run(replace(SMALL, batches=killed), tmp_path, steps=6, save_every=2, progress=False)
+    assert runs.read_run(tmp_path)["paper"] == "vae"
+    seconds = [newest_checkpoint(tmp_path)[1]["seconds"]]
     for steps in (4, 6):
-        base.run(SMALL, tmp_path, steps=steps, resume=True, progress=False)
-        seconds.append(base.newest_checkpoint(tmp_path)[1]["seconds"])
+        runs.run(SMALL, tmp_path, steps=steps, resume=True, progress=False)
+        seconds.append(newest_checkpoint(tmp_path)[1]["seconds"])
     assert 0 < seconds[0] < seconds[1] < seconds[2]
 
 
@@ -112,7 +112,7 @@ def home(tmp_path):
     """A place that looks like the book's repository, and a finished run."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "registry.toml").write_text("")
-    base.run(SMALL, tmp_path / "run", steps=4, progress=False)
+    runs.run(SMALL, tmp_path / "run", steps=4, progress=False)
     return tmp_path
 
 
@@ -162,14 +162,14 @@ def test_the_same_command_and_seed_give_the_same_record(home):
     experiment, told, files = replace(SMALL, evaluate=evaluate), [], []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         torch.rand(seed + len(name))  # whatever came before must not matter
-        base.run(experiment, home / name, seed=seed, steps=50, progress=False)
+        runs.run(experiment, home / name, seed=seed, steps=50, progress=False)
         told.append(results.record(experiment, home / name, n=100, root=home).metrics)
         files.append((home / "data" / "pretrained" / f"{experiment.name}.safetensors").read_bytes())
     assert told[0] == told[1] != told[2] and files[0] == files[1] != files[2]
 
 
 def test_recorded_weights_come_back_rounded_to_half_precision(home):
-    trained = weights(base.load(SMALL, home / "run"))
+    trained = weights(runs.load(SMALL, home / "run"))
     results.record(SMALL, home / "run", root=home)
     model = results.load_pretrained(SMALL, home)
     expected = {name: t.half().float() if t.dtype == torch.float32 else t for name, t in trained.items()}

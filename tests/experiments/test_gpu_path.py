@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gmbook import data, experiments
 from gmbook.core.model import Model
-from gmbook.experiments import base, ddpm, flow_matching, gan, mdlm, realnvp, vae
+from gmbook.experiments import gan, images, mdlm, realnvp, runs, vae
 from gmbook.experiments.base import Experiment
 from gmbook.networks.unet import UNet
 from gmbook.papers.ddpm import DDPM
@@ -42,11 +42,11 @@ SMALL: dict[str, tuple[str, Callable[[], Model], Callable[[int, int], Any]]] = {
         lambda: realnvp.model(SHAPE, 4, 1, 2, levels=17),
         lambda s, n: realnvp.batches(digits(), s, n),
     ),
-    "ddpm": ("mnist", lambda: DDPM(unet(), SHAPE, levels=17), lambda s, n: ddpm.image_batches(digits(), s, n)),
+    "ddpm": ("mnist", lambda: DDPM(unet(), SHAPE, levels=17), lambda s, n: images.image_batches(digits(), s, n)),
     "flow_matching": (
         "cifar10",
         lambda: FlowMatching(unet(), SHAPE),
-        lambda s, n: ddpm.image_batches(digits(), s, n, True, flow_matching.centred),
+        lambda s, n: images.image_batches(digits(), s, n, True, images.centred),
     ),
     "mdlm": (
         "text8",
@@ -92,7 +92,7 @@ class Compiler:
 def test_three_steps_as_on_a_gpu(paper: str, tmp_path: Path):
     torch._dynamo.reset()
     experiment, compiler = small(paper), Compiler()
-    model, history = base.run(experiment, tmp_path, steps=3, progress=False, backend=compiler)
+    model, history = runs.run(experiment, tmp_path, steps=3, progress=False, backend=compiler)
     assert compiler.graphs >= 1 and compiler.autocast == {(True, torch.bfloat16)}
     assert all(values.isfinite().all() for values in history.values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
@@ -105,7 +105,7 @@ def test_three_steps_as_on_a_gpu(paper: str, tmp_path: Path):
 
     options = {key: value for key, value in experiment.options.items() if key != "bf16"}
     plain = replace(experiment, options=options, compile=False, channels_last=False)
-    _, expected = base.run(plain, tmp_path / "plain", steps=3, progress=False)
+    _, expected = runs.run(plain, tmp_path / "plain", steps=3, progress=False)
     for name, values in history.items():
         torch.testing.assert_close(values, expected[name], rtol=0.05, atol=0.05)
     rounded, exact = state["model"], newest_checkpoint(tmp_path / "plain")[1]["model"]
@@ -117,8 +117,8 @@ def test_the_real_compiler_on_the_smallest_network(tmp_path: Path):
     torch._dynamo.reset()
     plainly = {"cpp.simdlen": 1, "cpp_cache_precompile_headers": False, "compile_threads": 1}  # what compiles fastest
     with torch._inductor.config.patch(plainly):
-        _, history = base.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
-    _, expected = base.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
+        _, history = runs.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
+    _, expected = runs.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
     torch.testing.assert_close(history["loss"], expected["loss"], rtol=0.02, atol=0.0)
 
 
@@ -148,7 +148,7 @@ def test_a_critic_under_a_penalty_is_not_compiled():
 def test_channels_last_survives_a_resumption_bit_for_bit(tmp_path: Path):
     """The moments are read back in the layout of their weights, which a fused optimizer takes for granted."""
     experiment = replace(small("gan"), compile=False, options=gan.PLAYERS)
-    whole, _ = base.run(experiment, tmp_path / "whole", steps=4, progress=False)
+    whole, _ = runs.run(experiment, tmp_path / "whole", steps=4, progress=False)
     for steps in (2, 4):
-        parts, _ = base.run(experiment, tmp_path / "parts", steps=steps, resume=True, progress=False)
+        parts, _ = runs.run(experiment, tmp_path / "parts", steps=steps, resume=True, progress=False)
     torch.testing.assert_close(dict(parts.state_dict()), dict(whole.state_dict()), rtol=0, atol=0)

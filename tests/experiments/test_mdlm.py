@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gmbook import data, experiments
-from gmbook.experiments import base, mdlm, results
+from gmbook.experiments import mdlm, results, runs
 from gmbook.laws.letters import LetterChain
 from gmbook.papers.mdlm import MDLM
 
@@ -18,7 +18,7 @@ CHAIN = LetterChain.fit(data.prose("train").tokens, 1)
 @papers
 def test_a_prose_experiment_trains_samples_and_draws(paper, tmp_path):
     experiment = experiments.find(paper, "prose", "laptop")
-    model, history = base.run(experiment, tmp_path, steps=3, progress=False)
+    model, history = runs.run(experiment, tmp_path, steps=3, progress=False)
     assert history["loss"].shape == (3,) and history["loss"].isfinite().all()
     drawn = experiment.sample(model, torch.zeros(3))
     assert drawn.shape == (3, 64) and drawn.dtype == torch.int64 and 0 <= drawn.min() <= drawn.max() <= 26
@@ -89,7 +89,7 @@ def test_a_record_keeps_samples_as_text_and_as_a_picture(paper, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "registry.toml").write_text("")
     experiment = experiments.find(paper, "prose", "laptop")
-    base.run(experiment, tmp_path / "run", steps=2, progress=False)
+    runs.run(experiment, tmp_path / "run", steps=2, progress=False)
     record = results.record(experiment, tmp_path / "run", n=4, root=tmp_path)
     assert len(record.metrics["samples"]) == 3 and (record.folder / "samples.png").stat().st_size > 1000
     assert results.load_pretrained(experiment, tmp_path).shape == (64,)

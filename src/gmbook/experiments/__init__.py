@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from gmbook.core.model import Model
-from gmbook.experiments import base, classifier, ddpm, flow_matching, gan, mdlm, realnvp, results, toys, vae
+from gmbook.experiments import classifier, ddpm, flow_matching, gan, images, mdlm, realnvp, results, toys, vae
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.registry import EXPERIMENTS, find
 from gmbook.experiments.results import Record
 
-EXPERIMENTS: tuple[Experiment, ...] = (
-    *toys.EXPERIMENTS,
-    *vae.EXPERIMENTS,
-    *gan.EXPERIMENTS,
-    *realnvp.EXPERIMENTS,
-    *ddpm.EXPERIMENTS,
-    *flow_matching.EXPERIMENTS,
-    *mdlm.EXPERIMENTS,
-    *classifier.EXPERIMENTS,
-)
-
-
-def find(paper: str, dataset: str, budget: str) -> Experiment:
-    """The experiment of that name; `base.Unknown`, with the nearest names, if there is none."""
-    return base.find(EXPERIMENTS, paper, dataset, budget)
+__all__ = [
+    "EXPERIMENTS",
+    "Experiment",
+    "classifier",
+    "ddpm",
+    "find",
+    "flow_matching",
+    "gan",
+    "images",
+    "load_pretrained",
+    "mdlm",
+    "realnvp",
+    "record",
+    "toys",
+    "vae",
+]
 
 
 def record(paper: str, dataset: str, budget: str) -> Record:

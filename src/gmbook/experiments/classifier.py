@@ -10,8 +10,9 @@ from torch import Tensor
 from gmbook import data
 from gmbook.data.batches import Batches
 from gmbook.experiments import results
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Experiment
 from gmbook.metrics.classifier import Classifier
+from gmbook.train.device import device
 
 
 def batches(seed: int, size: int) -> Batches:

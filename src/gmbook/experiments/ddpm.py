@@ -9,7 +9,6 @@ guidance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,35 +16,20 @@ from torch import Tensor
 
 from gmbook import data, metrics
 from gmbook.core.model import Model
-from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM
+from gmbook.train.device import device
 
 REFERENCE = (
     "Ho et al. 2020, CIFAR-10: UNet 35.7 M, T = 1000, Adam 2e-4, warm-up 5,000, batch 128, clip 1, EMA 0.9999, "
     "dropout 0.1, 800,000 steps"
 )
-CLASSES = 10
-
-
-def image_batches(
-    images: data.ImageSet,
-    seed: int,
-    size: int,
-    flip: bool = False,
-    transform: Callable[[Tensor, int], Tensor] = data.scale,
-) -> Iterable[tuple[Tensor, ...]]:
-    """Endless (x, y): x (B, C, H, W) in [−1, 1], y (B,). `flip` mirrors half of the images; `transform` maps (pixels,
-    levels) to what the model sees."""
-    seen = lambda x: transform(x, images.levels)  # noqa: E731
-    return Batches(
-        images.x, images.y, size=size, seed=seed, device=device(), transform=seen, augment=mirror if flip else None
-    )
 
 
 def guided(model: Any, scale: float) -> DDPM:
@@ -57,11 +41,6 @@ def sample(model: Model, labels: Tensor, scale: float = 1.5, steps: int = 50) ->
     """Class-conditional samples by DDIM (η = 0) with guidance: labels (n,) -> (n, C, H, W) in [−1, 1]."""
     chunks = [ddim.sample(guided(model, scale), len(y), steps, y=y) for y in labels.to(device()).split(250)]
     return torch.cat(chunks).clamp(-1, 1).cpu()
-
-
-def balanced(n: int) -> Tensor:
-    """n labels in order, as many of each class as of any other, up to one."""
-    return (torch.arange(n) * CLASSES).div(n, rounding_mode="floor")
 
 
 def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> dict[str, Any]:
@@ -78,13 +57,13 @@ def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> dict[str, Any]:
 def evaluate(model: Any, n: int) -> dict[str, Any]:
     """n guided samples before the classifier, and the variational bound of test digits."""
     labels = balanced(n)
-    report = judge_digits(sample(model, labels), labels, classifier.recorded())
+    report = measure_digits(sample(model, labels), labels, classifier.recorded())
     return report | bound(model, data.mnist("test"))
 
 
 def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
     """n guided samples before EfficientNet-Lite0, and the variational bound of test images."""
-    return judge_colours(sample(model, balanced(n))) | bound(model, data.cifar10("test"), min(n, 64))
+    return measure_colours(sample(model, balanced(n)), where=device()) | bound(model, data.cifar10("test"), min(n, 64))
 
 
 def digits_model() -> DDPM:
@@ -104,18 +83,6 @@ def mnist_gpu_model() -> DDPM:
     """28×28 at full resolution: width 64, three levels, 6 M weights."""
     net = UNet(1, width=64, blocks=2, attention=(1, 2), classes=CLASSES, drop=0.1)
     return DDPM(net, (1, 28, 28), clip=1.0, levels=256)
-
-
-def cifar10_net() -> UNet:
-    """32×32 in colour seen as 16×16 patches: MNIST's small network with three channels, 0.79 M weights. A try-out."""
-    return UNet(3, width=32, multipliers=(1, 2), classes=CLASSES, drop=0.1, patch=2)
-
-
-def cifar10_gpu_net() -> UNet:
-    """32×32: the paper's width 128, multipliers 1, 2, 2, 2, two blocks, attention at 16×16 and dropout 0.1, and labels:
-    38 M weights."""
-    multipliers = (1, 2, 2, 2)
-    return UNet(3, width=128, multipliers=multipliers, blocks=2, attention=(1,), classes=CLASSES, drop=0.1, dropout=0.1)
 
 
 def live(images: data.ImageSet) -> DDPM:

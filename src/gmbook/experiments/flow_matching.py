@@ -20,30 +20,20 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.ddpm import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_net, cifar10_net, image_batches, pixels
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
+from gmbook.train.device import device
 
 REFERENCE = (
     "Lipman et al. 2023, CIFAR-10: ADM UNet of width 256, OT path, Adam 5e-4, warm-up 45,000, polynomial decay, "
     "batch 256, 391,000 steps, dopri5 at 1e-5"
 )
 SAMPLING = "Heun, 25 steps, 50 network calls, guidance s = 1.5, no selection"
-
-
-def centred(x: Tensor, levels: int = 256) -> Tensor:
-    """2(x + u)/levels − 1 with u uniform: uint8 in 0..levels-1 -> (−1, 1), any shape. Bits per dimension: offset
-    log₂ levels − 1, 7 for 256."""
-    return 2 * data.dequantise(x, levels) - 1
-
-
-def pixels(x: Tensor, levels: int = 256) -> Tensor:
-    """The grey level that x was dequantised from, in [−1, 1] again: any shape."""
-    return data.scale(data.quantise((x + 1) / 2, levels), levels)
 
 
 def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 25, levels: int = 256) -> Tensor:
@@ -86,7 +76,7 @@ def bits(model: FlowMatching, test: data.ImageSet, gaussian: PixelGaussian, n: i
 def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
     """n guided samples before the classifier, bits per dimension, and the calls of an adaptive solve."""
     labels = balanced(n)
-    report = judge_digits(sample(model, labels), labels, classifier.recorded())
+    report = measure_digits(sample(model, labels), labels, classifier.recorded())
     report["sampling"] = SAMPLING
     return report | bits(model, data.mnist("test"), PixelGaussian(data.mnist("train").x), min(n, 64))
 
@@ -94,7 +84,7 @@ def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
 def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
     """n guided samples before EfficientNet-Lite0, bits per dimension, and the calls of an adaptive solve."""
     gaussian = PixelGaussian(data.cifar10("train").x)
-    report = judge_colours(sample(model, balanced(n)), gaussian)
+    report = measure_colours(sample(model, balanced(n)), gaussian, where=device())
     report["sampling"] = SAMPLING
     return report | bits(model, data.cifar10("test"), gaussian, min(n, 64))
 

@@ -19,10 +19,11 @@ from gmbook import data
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.papers.gan import GAN, r1
+from gmbook.train.device import device
 
 REFERENCE = (
     "Goodfellow et al. 2014, MNIST: G 100-1200-1200-784, D two maxout layers of 240 units in five pieces with dropout, "
@@ -57,13 +58,13 @@ def sample(model: Model, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def evaluate(model: Any, n: int) -> dict[str, Any]:
     """n samples before the classifier: distance, precision and recall, and how many of each class."""
-    return judge_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
+    return measure_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
 
 
 @torch.no_grad()
 def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
     """n samples before EfficientNet-Lite0: distance, precision and recall."""
-    return judge_colours(sample(model, torch.zeros(n)))
+    return measure_colours(sample(model, torch.zeros(n)), where=device())
 
 
 def live(images: data.ImageSet) -> GAN:

@@ -25,10 +25,11 @@ from gmbook import data, metrics, plots
 from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
 from gmbook.data.batches import TextBatches
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Experiment
 from gmbook.laws.letters import LetterChain
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
+from gmbook.train.device import device
 from gmbook.train.optimizers import muon
 
 REFERENCE = {

@@ -20,11 +20,12 @@ from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
+from gmbook.train.device import device
 
 REFERENCE = (
     "Dinh et al. 2017, CIFAR-10: 2 scales, 3 + 3 couplings each and 4 at the end, ResNets of 8 blocks with 64 maps, "
@@ -86,13 +87,13 @@ def report(model: Any, train: data.ImageSet, test: data.ImageSet, most: int = 20
 def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
     """Bits/dim of test digits, and n samples before the classifier."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.mnist("train"), data.mnist("test")) | judge_digits(drawn, None, classifier.recorded())
+    return report(model, data.mnist("train"), data.mnist("test")) | measure_digits(drawn, None, classifier.recorded())
 
 
 def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
     """Bits/dim of n test images, and as many samples before EfficientNet-Lite0."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.cifar10("train"), data.cifar10("test"), n) | judge_colours(drawn)
+    return report(model, data.cifar10("train"), data.cifar10("test"), n) | measure_colours(drawn, where=device())
 
 
 def _digits(budget: str, steps: int) -> Experiment:

@@ -17,8 +17,10 @@ from torch import Tensor
 from gmbook import plots
 from gmbook.core.model import Model
 from gmbook.data.download import REPOSITORY
-from gmbook.experiments.base import Experiment, device, load, read_run
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.runs import load, read_run
 from gmbook.train.checkpoint import newest_checkpoint, write_atomically
+from gmbook.train.device import device
 
 LIMIT = 2_000_000  # bytes of one file of weights
 

@@ -19,13 +19,14 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.flow_matching import centred, pixels
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import centred, pixels
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, OptimalGaussian
+from gmbook.train.device import device
 
 REFERENCE = "Kingma & Welling 2014, MNIST: tanh MLP with 500 hidden units, Adagrad, batch 100, one draw of z"
 
@@ -78,7 +79,7 @@ def evaluate(model: Any, n: int) -> dict[str, Any]:
         "negative ELBO, nats, 2,000 test digits": -elbo,
         "negative IWAE bound, k = 500, nats, 500 test digits": -iwae,
         "active units": int(model.active_units(x).sum()),
-        **judge_digits(drawn, None, classifier.recorded()),
+        **measure_digits(drawn, None, classifier.recorded()),
     }
 
 
@@ -103,7 +104,7 @@ def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
         f"bits/dim, IWAE bound, k = 100, {len(tighter)} test images": tighter.mean().item(),
         "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test).mean().item(),
         "active units": int(model.active_units(x).sum()),
-        **judge_colours(sample_colours(model, torch.zeros(n)), gaussian),
+        **measure_colours(sample_colours(model, torch.zeros(n)), gaussian, where=device()),
     }
 
 

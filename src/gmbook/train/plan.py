@@ -229,3 +229,25 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def stand_in(model: Model) -> Draw:
+    """Noise in the form that the model's losses take: floats or integers of the event shape, with labels or without.
+
+    Raises:
+        ValueError: they take none of these.
+    """
+    where = model.device
+    kinds: list[Draw] = [
+        lambda n: (torch.rand(n, *model.shape, device=where),),
+        lambda n: (torch.randint(2, (n, *model.shape), device=where),),
+        lambda n: (torch.rand(n, *model.shape, device=where), torch.randint(2, (n,), device=where)),
+    ]
+    for draw in kinds:
+        try:
+            for objective in model.objectives().values():
+                objective.loss(*draw(2))
+            return draw
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    raise ValueError(f"{type(model).__name__} cannot be planned without its data: get them with `gmbook data`")
