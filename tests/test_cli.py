@@ -91,7 +91,7 @@ def test_data_lists_what_is_there(capsys):
         (["train", "vae", "digits", "--steps", "0"], "at least 1"),
         (["train", "vae", "digits", "--steps", "-3"], "at least 1"),
         (["train", "vae", "digits", "--steps", "-3", "--dry-run"], "at least 1"),
-        (["train", "vae", "digits", "--shares", "0", "--steps", "1"], "shares must be at least 1"),
+        (["train", "vae", "digits", "--accumulate", "0", "--steps", "1"], "accumulate must be at least 1"),
         (["train", "vae", "digits", "--seed", "-1", "--steps", "1"], "seed must not be negative"),
         (["train", "vae", "digits", "--save-every", "0", "--steps", "1"], "save_every must be at least 1"),
         (["train", "ddpm", "mnist"], "gmbook data mnist"),

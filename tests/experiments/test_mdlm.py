@@ -33,7 +33,7 @@ def test_diffusion_and_baseline_differ_in_causality_and_steps_alone(dataset, bud
     assert shapes[0] == shapes[1] and [net.causal for net in nets] == [False, True]
     for name in ("size", "options", "ema", "sample", "sheet"):
         assert getattr(pair[0], name) == getattr(pair[1], name)
-    assert pair[0].steps == 2 * pair[1].steps  # half of the letters are masked: so as many are predicted
+    assert pair[0].recipe.steps == 2 * pair[1].recipe.steps  # half of the letters are masked: so as many are predicted
 
 
 def test_diffusion_and_baseline_see_the_same_batches():

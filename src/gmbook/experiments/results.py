@@ -121,7 +121,9 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
 def command(experiment: Experiment, steps: int, seed: int) -> str:
     """What repeats a run, with what is not the experiment's own said."""
     words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-    return words + (f" --steps {steps}" if steps != experiment.steps else "") + (f" --seed {seed}" if seed else "")
+    return (
+        words + (f" --steps {steps}" if steps != experiment.recipe.steps else "") + (f" --seed {seed}" if seed else "")
+    )
 
 
 def seconds(experiment: Experiment, root: Path | None = None) -> float:

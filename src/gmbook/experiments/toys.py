@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from gmbook.papers.realnvp import RealNVP
 from gmbook.papers.rectified_flow import RectifiedFlow
 from gmbook.papers.score_sde import ScoreSDE, reverse_sde
 from gmbook.papers.sedd import SEDD
+from gmbook.train.recipe import Recipe
 
 Metrics = dict[str, Any]
 Draw = Callable[[Any, int], Tensor]
@@ -114,7 +116,7 @@ def points(
     draw: Draw = own_sampler,
     evaluate: Callable[[Any, int], Metrics] | None = None,
     size: int = 512,
-    **options: Any,
+    **settings: Any,
 ) -> Experiment:
     """An experiment on fresh points of a law in the plane."""
     toy = make()
@@ -124,9 +126,7 @@ def points(
         "laptop",
         model=model,
         batches=lambda seed, size: LawBatches(toy, size),
-        steps=steps,
-        size=size,
-        options={"lr": 2e-3, "decay": "cosine"} | options,
+        recipe=replace(Recipe(steps=steps, batch_size=size, lr=2e-3, decay="cosine"), **settings),
         reference=REFERENCE,
         sample=lambda m, y: draw(m, len(y)),
         evaluate=evaluate or in_plane(toy, draw),
@@ -142,9 +142,7 @@ def tokens(paper: str, model: Callable[[], Model], steps: int, draw: Draw) -> Ex
         "laptop",
         model=model,
         batches=lambda seed, size: LawBatches(law, size),
-        steps=steps,
-        size=256,
-        options={"lr": 2e-3, "decay": "cosine"},
+        recipe=Recipe(steps=steps, batch_size=256, lr=2e-3, decay="cosine"),
         reference=REFERENCE,
         sample=lambda m, y: draw(m, len(y)),
         evaluate=on_grid(law, draw),
@@ -274,9 +272,7 @@ EXPERIMENTS = (
         batches=lambda seed, size: Batches(
             data.digits("train").x, size=size, seed=seed, transform=lambda x: data.scale(x, 17)
         ),
-        steps=1500,
-        size=64,
-        options={"lr": 2e-3, "decay": "cosine"},
+        recipe=Recipe(steps=1500, batch_size=64, lr=2e-3, decay="cosine"),
         reference="Chen et al. 2025: ImageNet at 256×256 to 1024×1024, f32 to f128",
         sample=None,
         evaluate=reconstruction,

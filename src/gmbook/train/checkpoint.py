@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 FORMAT = 1
-_NAME = re.compile(r"step-(\d+)\.json")
+_NAME = re.compile(r"step-\d+\.json")
 
 
 class CheckpointError(RuntimeError):
@@ -83,10 +83,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The JSON files of a folder's checkpoints, newest first; empty where there are none."""
-    found = [
-        (int(match[1]), file) for file in Path(folder).glob("step-*.json") if (match := _NAME.fullmatch(file.name))
-    ]
-    return [file for _, file in sorted(found, reverse=True)]
+    return sorted((f for f in Path(folder).glob("step-*.json") if _NAME.fullmatch(f.name)), key=step_of, reverse=True)
+
+
+def step_of(file: Path) -> int:
+    """The number of steps that a checkpoint's name tells."""
+    return int(file.stem.removeprefix("step-"))
 
 
 def read_checkpoint(file: Path) -> tuple[int, dict[str, Any]]:

@@ -173,9 +173,7 @@ def plan(model: Model, draw: Draw, recipe: Recipe, *, measure: bool) -> Plan:
     Raises:
         ValueError: the recipe has no batch size.
     """
-    size = recipe.batch_size
-    if size is None:
-        raise ValueError("a plan needs the recipe's batch_size")
+    size = recipe.required_batch_size
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() for p in parameters)
     step = cost(model, draw, size)

@@ -51,9 +51,9 @@ class Recipe:
     optimizer: OptimizerFactory | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, number in {"steps": self.steps, "accumulate": self.accumulate}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is a gradient norm and must be positive, got {self.clip}; None turns it off")
         schedule(self.steps, self.warmup, self.decay)
@@ -74,6 +74,17 @@ class Recipe:
         for name in objectives:
             if isinstance(self.lr, dict) and name not in self.lr:
                 raise ValueError(f"lr has no rate for the objective {name!r}, only for {', '.join(self.lr)}")
+
+    @property
+    def required_batch_size(self) -> int:
+        """The batch size, where one is needed.
+
+        Raises:
+            ValueError: the recipe has none.
+        """
+        if self.batch_size is None:
+            raise ValueError("this recipe needs a batch_size")
+        return self.batch_size
 
     @property
     def optimizer_factory(self) -> OptimizerFactory:
