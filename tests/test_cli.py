@@ -80,6 +80,8 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 def test_data_lists_what_is_there(capsys):
     assert main(["data"]) == 0
     assert "mnist      missing" in capsys.readouterr().out
+    assert main(["data", "digits", "prose"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["digits", "prose"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,8 @@ def test_data_lists_what_is_there(capsys):
         (["train", "vae", "digits", "--seed", "-1", "--steps", "1"], "seed must not be negative"),
         (["train", "vae", "digits", "--save-every", "0", "--steps", "1"], "save_every must be at least 1"),
         (["train", "ddpm", "mnist"], "gmbook data mnist"),
-        (["data", "mnits"], "mnist"),
+        (["data", "mnits"], "did you mean mnist"),
+        (["data", "digits", "mnits"], "did you mean mnist"),
         (["sample", "nowhere"], "not the folder of a run"),
         (["evaluate", "nowhere"], "not the folder of a run"),
         (["record", "nowhere"], "not the folder of a run"),

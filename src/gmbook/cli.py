@@ -108,15 +108,15 @@ def record(arguments: argparse.Namespace) -> int:
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """`gmbook data`: download a data set, or say which there are."""
-    if arguments.name is None:
+    """`gmbook data`: download data sets, or say which there are."""
+    for name in arguments.names:
+        download.entry(name)  # all names are known before the first download begins
+    for name in arguments.names:
+        there = download.available(name)
+        print(f"{name} is {'there already:' if there else 'now in'} {download.fetch(name)}")
+    if not arguments.names:
         for name in download.registry():
-            print(f"{name:10} {'found' if download.available(name) else 'missing'}")
-        return 0
-    if download.available(arguments.name):
-        print(f"{arguments.name} is there already: {download.locate(arguments.name)}")
-        return 0
-    print(f"{arguments.name} is now in {download.fetch(arguments.name)}")
+            print(f"{name:10} {download.look(name)[1]}")
     return 0
 
 
@@ -155,10 +155,8 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", lambda _: doctor.main(), "Say what is installed and which data sets are found.")
     command("list", listing, "List the book's experiments: paper, data set, budget, steps, and whether recorded.")
 
-    sub = command(
-        "data", data, "Download a data set (checked, into GMBOOK_DATA or data/cache), or list which are here."
-    )
-    sub.add_argument("name", nargs="?", help="mnist, cifar10 or text8; leave it out for a list")
+    sub = command("data", data, "Download data sets (checked, into GMBOOK_DATA or the cache), or list which are here.")
+    sub.add_argument("names", nargs="*", metavar="name", help="mnist, cifar10 or text8; leave it out for a list")
 
     sub = command("train", train, "Train one of the book's models on a data set.")
     sub.add_argument("paper", help="whose model, for example ddpm; `gmbook list` names all")

@@ -88,8 +88,6 @@ def test_words_are_looked_up_whole():
 
 @papers
 def test_a_record_keeps_samples_as_text_and_as_a_picture(paper, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "registry.toml").write_text("")
     experiment = experiments.find(paper, "prose", "laptop")
     runs.run(experiment, tmp_path / "run", steps=2, progress=False)
     record = results.record(experiment, tmp_path / "run", n=4, root=tmp_path)

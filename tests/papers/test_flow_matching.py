@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -27,6 +28,8 @@ from gmbook.papers.flow_matching import (
     optimal_transport,
 )
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: FlowMatching(net(), (2,)))
 
 F64 = torch.float64
 WEIGHTS, ATOMS, SIGMA_MIN = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.1

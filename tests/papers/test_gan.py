@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import last, rk4
+from gmbook.networks.mlp import MLP
 from gmbook.papers import gan
 from gmbook.papers.gan import (
     GAN,
@@ -22,6 +24,8 @@ from gmbook.papers.gan import (
     optimal_logit,
     r1,
 )
+
+SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
 
 
 def mlp(*sizes):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, random_pmf, total_variation, train
 
 from gmbook.core.chains import Chain
@@ -17,6 +18,10 @@ from gmbook.papers.sedd import (
     implicit_score_entropy,
     score_entropy,
     weighted_score_entropy,
+)
+
+SPECIMEN = Specimen(
+    lambda: SEDD(token_net(9), (2,), Chain.absorbing(8)), tokens, lambda model, n: model.sample(n, steps=5)
 )
 
 f64 = {"dtype": torch.float64}
@@ -290,7 +295,7 @@ def test_trains(chain, schedule):
 
 def test_bad_arguments_are_refused():
     law = Enumeration(PMF, Chain.absorbing(4), LinearSchedule(end=1e-3))
-    with pytest.raises(ValueError, match=r"keep\(1\) > 0"):
+    with pytest.raises(ValueError, match=r"alpha_bar\(1\) > 0"):
         SEDD(law.log_score, (2,), law.chain, LinearSchedule())
     model = SEDD(law.log_score, (2,), law.chain)
     with pytest.raises(ValueError, match="unknown sampler"):

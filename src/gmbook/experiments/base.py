@@ -38,6 +38,7 @@ class Experiment:
         sheet: how samples are drawn; by default as images, ten to a row.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
+        toy: a minute's run with small networks, whose row stands in the table of toys.
     """
 
     paper: str
@@ -51,6 +52,7 @@ class Experiment:
     evaluate: Callable[[Model, int], dict[str, Any]] | None = None
     compile: bool = False
     channels_last: bool = False
+    toy: bool = False
     sheet: Callable[[Tensor], plots.Picture] = partial(plots.images, columns=10)
 
     @property

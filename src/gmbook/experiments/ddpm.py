@@ -19,6 +19,7 @@ from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
@@ -93,6 +94,7 @@ def live(images: data.ImageSet) -> DDPM:
 
 
 EXPERIMENTS = (
+    points("ddpm", GAUSSIANS, lambda: DDPM(net(), (2,), 200), 8000),
     Experiment(
         "ddpm",
         "digits",

@@ -23,6 +23,7 @@ from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_net, cifar10_net, image_batches, pixels
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.guided import Guided
@@ -157,6 +158,7 @@ def experiment(
 
 
 EXPERIMENTS = (
+    points("flow_matching", GAUSSIANS, lambda: FlowMatching(net(), (2,)), 8000),
     experiment("digits", "laptop", digits_model, data.digits, laptop(steps=3000, ema_decay=0.999), levels=17),
     experiment("digits", "gpu", digits_model, data.digits, laptop(steps=10_000, ema_decay=0.999), levels=17),
     experiment(

@@ -20,8 +20,10 @@ from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.conv import Decoder, Encoder
+from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
 from gmbook.train.device import device
 from gmbook.train.recipe import Recipe
@@ -94,6 +96,14 @@ def _digits(budget: str, steps: int) -> Experiment:
 
 
 EXPERIMENTS = (
+    points(
+        "gan",
+        GAUSSIANS,
+        lambda: GAN(MLP(8, 2), MLP(2, 1), (2,), 8, penalty=r1(0.1)),
+        4000,
+        betas=BETAS,
+        lr=1e-3,
+    ),
     _digits("laptop", 4000),
     _digits("gpu", 20_000),
     Experiment(

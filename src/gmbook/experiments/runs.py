@@ -15,7 +15,14 @@ import torch
 from gmbook.core.model import Model
 from gmbook.experiments.base import Experiment
 from gmbook.train import History, Log, Recipe, fit
-from gmbook.train.checkpoint import CheckpointError, checkpoints, newest_checkpoint, step_of, write_atomically
+from gmbook.train.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_weights,
+    newest_checkpoint,
+    step_of,
+    write_atomically,
+)
 from gmbook.train.device import device
 from gmbook.train.plan import Plan, stand_in
 from gmbook.train.plan import plan as make_plan
@@ -200,7 +207,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
     if state["ema"] is not None:
         weights |= state["ema"]["weights"]
     try:
-        model.load_state_dict(weights)
+        load_weights(model, weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds another model than {experiment.name}: {error}") from error
     return model.to(device()).eval()

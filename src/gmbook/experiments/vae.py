@@ -21,11 +21,12 @@ from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import centred, pixels
+from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
-from gmbook.papers.vae import VAE, OptimalGaussian
+from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
 from gmbook.train.device import device
 from gmbook.train.recipe import Recipe
 
@@ -123,6 +124,7 @@ def _digits(budget: str, steps: int) -> Experiment:
 
 
 EXPERIMENTS = (
+    points("vae", GAUSSIANS, lambda: VAE(MLP(2, 4), MLP(2, 2), 2, (2,), Gaussian(0.2)), 4000, lr=5e-3),
     _digits("laptop", 3000),
     _digits("gpu", 20_000),
     Experiment(

@@ -21,6 +21,7 @@ from gmbook.train import processes
 from gmbook.train.checkpoint import (
     CheckpointError,
     checkpoints,
+    load_weights,
     newest_checkpoint,
     random_state,
     save_checkpoint,
@@ -175,7 +176,7 @@ class _Run:
         if changes := self.recipe.changes(earlier):
             print(f"resuming {folder} with {changes}", file=sys.stderr)
         try:
-            self.model.load_state_dict(content["model"])
+            load_weights(self.model, content["model"])
             self.state.load_state_dict(content["train"])
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])

@@ -1,66 +1,24 @@
-"""The papers of the book and the systems around them: the map that the front page shows, and the time line.
+"""The papers of the book and the systems around them: map, time line, table of notation, bibliography.
 
-Everything is drawn from book/papers.toml. The map is an SVG within the page, so that its nodes are links, that it takes
-its colours of text and lines from the page (light or dark), and that a search finds its words.
+Everything is made from the register, src/gmbook/papers.toml. The map is an SVG within the page, so that its nodes are
+links, that it takes its colours of text and lines from the page (light or dark), and that a search finds its words.
 """
 
 from __future__ import annotations
 
 import html
-import tomllib
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "book" / "papers.toml"
+from book._ext import Drawn, Generated
+from sphinx.application import Sphinx
+
+from gmbook import registry
+from gmbook.registry import Family, Paper
+
+ROOT = Path(__file__).resolve().parents[2]
 LANES = 6  # columns: latents, exact flows, diffusion, matching, its heirs and tokens of images, tokens of text
 WIDE, HIGH, GAP_X, GAP_Y, LEFT, TOP = 112, 36, 16, 13, 46, 2  # of a node, between nodes, and around them, in pixels
-
-
-@dataclass(frozen=True)
-class Family:
-    """A colour of the map, the colour of the letters on it, and what it stands for."""
-
-    name: str
-    colour: str
-    ink: str
-
-
-@dataclass(frozen=True)
-class Paper:
-    """One node: a paper of the book (it has a chapter, written or planned) or a system around them."""
-
-    key: str
-    name: str
-    arxiv: str
-    family: str
-    lane: int
-    claim: str
-    chapter: str = ""
-    builds_on: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def month(self) -> tuple[int, int]:
-        """(year, month), from the arXiv number."""
-        return 2000 + int(self.arxiv[:2]), int(self.arxiv[2:4])
-
-    @property
-    def number(self) -> str:
-        """The chapter's number, as "06"; empty for a system."""
-        return self.chapter.partition("_")[0]
-
-    def text(self, root: Path = ROOT) -> str:
-        """The path of the chapter's text, "chapters/06_ddpm/ddpm.md", if it is written; empty otherwise."""
-        path = Path("chapters", self.chapter, f"{self.chapter.partition('_')[2]}.md")
-        return path.as_posix() if self.chapter and (root / path).exists() else ""
-
-
-def read(path: Path = DATA) -> tuple[dict[str, Family], dict[str, Paper]]:
-    """The families and the papers, each by its key."""
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    families = {key: Family(**entry) for key, entry in data["families"].items()}
-    return families, {key: Paper(key, **entry) for key, entry in data["papers"].items()}
 
 
 def in_time(papers: dict[str, Paper]) -> list[Paper]:
@@ -136,7 +94,7 @@ def edge(older: str, newer: str, corners: dict[str, tuple[int, int]], track: int
 
 
 def node(paper: Paper, family: Family, corner: tuple[int, int], link: str) -> str:
-    """A rounded box with the paper's name, as a link; systems around the eighteen papers have a dashed frame."""
+    """A rounded box with the paper's name, as a link; systems without a chapter have a dashed frame."""
     (x, y), words = corner, lines(f"{paper.number} {paper.name}".strip())
     at = y + HIGH // 2 + 4 - 7 * (len(words) - 1)
     spans = "".join(
@@ -154,7 +112,7 @@ def node(paper: Paper, family: Family, corner: tuple[int, int], link: str) -> st
 
 def drawn(root: Path = ROOT) -> str:
     """The map as a figure in HTML: legend, SVG, caption. A node leads to its chapter, or else to the time line."""
-    families, papers = read()
+    families, papers = registry.read().families, registry.read().papers
     corners, years = places(papers)
     width = LEFT + LANES * (WIDE + GAP_X)
     height = max(bottom for _, bottom in years.values()) + TOP
@@ -178,7 +136,7 @@ def drawn(root: Path = ROOT) -> str:
         f'<div class="gm-scroll" tabindex="0" role="group" aria-label="Map of the papers; the time line below says the '
         f'same in words"><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f'<g class="gm-years" aria-hidden="true">{rules}</g><g class="gm-edges" aria-hidden="true">{edges}</g>'
-        f"{nodes}</svg></div><figcaption>Who builds on whom, from top to bottom. Numbered boxes are the eighteen "
+        f"{nodes}</svg></div><figcaption>Who builds on whom, from top to bottom. Numbered boxes are the "
         "papers of the book; dashed ones are systems between and after them. A box leads to its chapter where there is "
         "one, and to the time line otherwise. Point at a box to see its own lines.</figcaption></figure>"
     )
@@ -194,15 +152,9 @@ def link(paper: Paper, root: Path = ROOT) -> str:
 
 
 def timeline(root: Path = ROOT) -> str:
-    """The page of the time line, in MyST Markdown: what the map shows, in words."""
-    families, papers = read()
-    parts = [
-        "# Time line\n",
-        "The papers of the book, and systems between and after them, by the month of their first version on arXiv. It",
-        "says in words what [the map](index.md#the-map) draws. The order of publication is not the order of the",
-        "chapters: NCSN came before DDPM, and Rectified Flow a month before Flow Matching.\n",
-    ]
-    year = 0
+    """The time line, in MyST Markdown: what the map shows, in words."""
+    families, papers = registry.read().families, registry.read().papers
+    parts, year = [], 0
     for paper in in_time(papers):
         if paper.month[0] != year:
             year = paper.month[0]
@@ -214,8 +166,7 @@ def timeline(root: Path = ROOT) -> str:
 def row(paper: Paper, papers: dict[str, Paper], families: dict[str, Family], root: Path) -> str:
     """One paper of the time line: month, name with its link, claim, and what it takes from whom."""
     text = paper.text(root)
-    name = f"{paper.number} · {paper.name}" if paper.number else paper.name
-    name = f"[{name}]({text})" if text else f"**{name}**" + (" (chapter planned)" if paper.number else "")
+    name = f"[{paper.heading}](/{text})" if text else f"**{paper.heading}**" + " (chapter planned)" * bool(paper.number)
     taken = "; ".join(
         f"[{papers[older].name}](#paper-{older.replace('_', '-')}): {what}" for older, what in paper.builds_on.items()
     )
@@ -224,3 +175,51 @@ def row(paper: Paper, papers: dict[str, Paper], families: dict[str, Family], roo
         f"(paper-{paper.key.replace('_', '-')})=\n{paper.month[0]}-{paper.month[1]:02}: {name}, {source}, "
         f"{families[paper.family].name}.\n{paper.claim}" + (f" *Builds on* {taken}.\n" if taken else "\n")
     )
+
+
+# ------------------------------------------------------------------------------------- the notation, the bibliography
+
+
+def notation() -> str:
+    """The table that says how each paper's conventions differ from the book's: a row for each paper with a chapter."""
+    head = ("#", "paper", "time, direction", "signal and noise", "what is predicted, signs", "vectors, indices, code")
+    chapters = sorted((chapter for chapter in registry.read().chapters if chapter.arxiv), key=lambda c: c.number)
+    rows = [head, ["---"] * len(head), *((str(int(c.number)), c.name, *c.notation) for c in chapters)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def bibliography() -> str:
+    """The papers of the chapters in BibTeX; titles keep their capitals."""
+    entries = [
+        f"@inproceedings{{{paper.key},\n  title = {{{{{paper.title}}}}},\n  author = {{{paper.authors}}},\n"
+        f"  booktitle = {{{{{paper.venue}}}}},\n  year = {{{paper.year}}},\n  eprint = {{{paper.arxiv}}},\n"
+        "  archiveprefix = {arXiv},\n}\n"
+        for paper in registry.read().chapters
+        if paper.title
+    ]
+    return "\n".join(entries)
+
+
+class Map(Drawn):
+    """`{papers-map}`: the map."""
+
+    html = staticmethod(drawn)
+
+
+class TimeLine(Generated):
+    """`{papers-timeline}`: the time line, a heading for each year."""
+
+    markdown = staticmethod(timeline)
+
+
+class Notation(Generated):
+    """`{papers-notation}`: the table of notation."""
+
+    markdown = staticmethod(notation)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the directives."""
+    for directive in (Map, TimeLine, Notation):
+        app.add_directive(f"papers-{directive.__name__.lower()}", directive)
+    return {"parallel_read_safe": True}

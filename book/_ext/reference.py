@@ -6,8 +6,15 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
+from sphinx.util.osutil import relative_uri
+from tools import ledger
+
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
 
@@ -140,11 +147,6 @@ def target(test: str) -> str:
     return "test-" + re.sub(r"[^a-z0-9]+", "-", test.lower().removeprefix("tests/").replace(".py", "")).strip("-")
 
 
-def breakable(name: str) -> str:
-    """A long name within Markdown that a line may break after any underscore."""
-    return name.replace("_", "_<wbr>")
-
-
 def source_page(path: Path) -> str:
     """The source of a test file in Markdown: its head, then each test below a label that a link can name."""
     text = path.read_text(encoding="utf-8")
@@ -171,3 +173,28 @@ def source_pages(root: Path = ROOT) -> dict[Path, str]:
         Path("tests", path.relative_to(root / "tests").with_suffix(".md")): source_page(path)
         for path in sorted((root / "tests").rglob("test_*.py"))
     }
+
+
+class Test(SphinxRole):
+    """`{test}`: "tests/core/test_paths.py::test_x" as a link to its source; the name may break at underscores."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The link."""
+        file, _, name = self.text.partition("::")
+        page = relative_uri(f"{self.env.docname}.html", file.replace(".py", ".html"))
+        link = nodes.reference("", "", internal=True, refuri=f"{page}#{target(self.text)}")
+        for word in re.findall(r"[^_]*_?", name or file):
+            link += [nodes.Text(word), nodes.raw("", "<wbr>", format="html")]
+        return [link], []
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Read docstrings as plain text with Unicode mathematics; add the role."""
+    labels = {entry.label for entry in ledger.collect().values() if entry.chapters}
+
+    def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        lines[:] = restructured("\n".join(lines), labels).split("\n")
+
+    app.connect("autodoc-process-docstring", prepare, priority=400)
+    app.add_role("test", Test())
+    return {"parallel_read_safe": True}

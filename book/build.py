@@ -1,42 +1,33 @@
-"""Lays out the website's sources and builds it:  python -m tools.site
+"""Lays out the website's sources and builds it:  python -m book.build
 
 Sphinx wants one folder, but the chapters live beside the book. So book/ and chapters/ are copied into
-book/_build/source, unchanged files left alone (Sphinx then rebuilds only what changed), and what is made from data is
-written there: the table of contents, the map and the time line (tools/papers.py), the ledger (tools/ledger.py), the API
-reference and the sources of the tests (tools/reference.py), the moving picture (tools/front.py).
+book/_build/source, unchanged files left alone (Sphinx then rebuilds only what changed), and the pages that are made
+from code are written there: the API reference and the sources of the tests. What else is made from data is put into its
+page by a directive (book/_ext).
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import nbformat
+from book._ext import papers, reference
 from jupyter_cache import get_cache
+from tools import ledger
 
 from gmbook.course import sheets
-from tools import front, ledger, papers, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 BUILD = BOOK / "_build"
 SOURCE = BUILD / "source"
 HTML = BUILD / "html"
-CHECK = "nbval-check-output"
-# The pages beside the chapters, in the order of the navigation. One that does not exist is left out.
-PAGES = {
-    "Begin": ["read.md", "timeline.md"],
-    "What holds it up": ["ledger.md", "tested.md", "errata.md", "results.md", "toys.md"],
-    "Reference": ["notation.md", "glossary.md", "api/index.md", "bibliography.md"],
-}
 NOT_COPIED = {".ipynb", ".toml", ".py", ".pyc"}  # the text makes the page; configurations stay where they are
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts")
 
@@ -61,102 +52,12 @@ def sources() -> dict[Path, bytes]:
             found[path.relative_to(ROOT)] = path.read_bytes()
             if path.name == "exercises.md":  # readers of the site get the blanks, not the solutions
                 found[path.relative_to(ROOT)] = sheets.page(path.read_text(encoding="utf-8")).encode()
-    written = {"ledger.md": ledger.page(ledger.collect()), "timeline.md": papers.timeline()}
-    written |= {path.as_posix(): text for path, text in {**reference.api_pages(), **reference.source_pages()}.items()}
-    found |= {Path(path): text.encode() for path, text in written.items()}
-    for page, change in {"index.md": front_page, "glossary.md": with_chapters, "errata.md": with_tests}.items():
-        found[Path(page)] = change(found[Path(page)].decode()).encode()
-    found[Path("tested.md")] = with_counts(found[Path("tested.md")].decode()).encode()
-    found[Path("index.md")] += contents(found).encode()
+    for path, text in {**reference.api_pages(), **reference.source_pages()}.items():
+        found[path] = text.encode()
+    found[Path("papers.bib")] = papers.bibliography().encode()
     for path in mathjax():
         found[Path("_static/mathjax") / path.relative_to(mathjax_home())] = path.read_bytes()
     return found
-
-
-def contents(found: dict[Path, bytes]) -> str:
-    """The table of contents: how to read; chapters in order, each before its exercises; then the book's other pages."""
-    chapters = [path for path in found if path.parts[0] == "chapters" and path.suffix == ".md"]
-    chapters.sort(key=lambda path: (path.parent, path.stem.startswith("exercises"), path))
-    placed = {name: group for group, names in PAGES.items() for name in names}
-    unplaced = [
-        p.name for p in found if len(p.parts) == 1 and p.suffix == ".md" and p.name not in {*placed, "index.md"}
-    ]
-    groups: dict[str, list[str]] = {"Begin": [], "Chapters": [path.as_posix() for path in chapters]}
-    for group, names in PAGES.items():
-        groups[group] = [name for name in names if Path(name) in found]
-    groups["Reference"] += sorted(unplaced)
-    return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(listed) + "\n```\n"
-        for caption, listed in groups.items()
-        if listed
-    )
-
-
-# ------------------------------------------------------------------------------------- what is put into written pages
-
-
-def front_page(text: str) -> str:
-    """The front page with its moving picture, the map and the list of chapters."""
-    moving = front.moving_picture(BUILD).replace("\n", " ")
-    for mark, content in {"moving picture": moving, "map": papers.drawn()}.items():
-        text = replaced(text, f"<!-- {mark} -->", f"```{{raw}} html\n{content}\n```")
-    return text
-
-
-def with_chapters(text: str) -> str:
-    """The glossary, the last cell of each row a link to the chapter, if it is written."""
-    by_name = {paper.chapter.partition("_")[2]: paper for paper in papers.read()[1].values() if paper.chapter}
-
-    def cell(match: re.Match[str]) -> str:
-        name = match[1]
-        if name == "language":
-            return "| [00 · The language](chapters/00_language/language.md) |"
-        paper = by_name[name]
-        label = f"{paper.number} · {paper.name}"
-        return f"| [{label}]({paper.text()}) |" if paper.text() else f"| {label} |"
-
-    return re.sub(r"\| `(\w+)` \|$", cell, text, flags=re.MULTILINE)
-
-
-def with_tests(text: str) -> str:
-    """The errata, each test that is named a link to its source."""
-    return re.sub(
-        r"`(tests/[\w/]+\.py::(\w+))`",
-        lambda match: f"[{reference.breakable(match[2])}](#{reference.target(match[1])})",
-        text,
-    )
-
-
-def with_counts(text: str) -> str:
-    """The page on testing, with the numbers of this state of the book."""
-    tests = [
-        node.name
-        for path in sorted((ROOT / "tests").rglob("test_*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    checks = sum(path.read_text(encoding="utf-8").count(CHECK) for path in (ROOT / "chapters").glob("*/*.md"))
-    facts = tomllib.loads((ROOT / "tests" / "facts.toml").read_text(encoding="utf-8"))
-    marks = {
-        "functions": len(tests),
-        "coverage": ledger.coverage(ledger.collect().values()),
-        "checks": checks,
-        "facts": sum(len(tags) for tags in facts.values()),
-    }
-    for mark, number in marks.items():
-        text = replaced(text, f"<!-- {mark} -->", str(number))
-    return text
-
-
-def replaced(text: str, mark: str, content: str) -> str:
-    """The text with a mark, which it must hold, replaced.
-
-    Raises:
-        SystemExit: the mark is missing, so the page would silently lose its content.
-    """
-    if mark not in text:
-        sys.exit(f"a page of book/ has lost its mark {mark}: tools/site.py puts something there")
-    return text.replace(mark, content)
 
 
 # ------------------------------------------------------------------------------------------------------- mathematics

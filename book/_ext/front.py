@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-DRAWN_BY = ("tools/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/**/*.py")
+from book._ext import Drawn
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[2]
+DRAWN_BY = ("book/_ext/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/**/*.py")
 WORDS = "Points that begin as a round cloud of noise flow into the five curved arms of a pinwheel."
 
 
@@ -48,3 +51,17 @@ def draw(frames: int = 20, points: int = 700) -> str:
         for x, t in zip(states, times)
     )
     return plots.animate(pictures, times.tolist(), description=WORDS, interval=120)._repr_html_()
+
+
+class MovingPicture(Drawn):
+    """`{moving-picture}`."""
+
+    def html(self) -> str:
+        """The animation."""
+        return moving_picture(ROOT / "book" / "_build").replace("\n", " ")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the directive."""
+    app.add_directive("moving-picture", MovingPicture)
+    return {"parallel_read_safe": True}
