@@ -178,7 +178,7 @@ def row(entry: Entry, experiment: Experiment, records: Records) -> list[str]:
     """One line of the table: `HEADER`."""
     record = records.get(experiment.name)
     if record is None:
-        planned = f"{experiment.budget}: {experiment.steps:,} steps of {experiment.size}"
+        planned = f"{experiment.budget}: {experiment.recipe.steps:,} steps of {experiment.recipe.batch_size}"
         return [entry.title, entry.theirs, NOT_RUN, planned, "–", "–"]
     content = record.content
     run = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"

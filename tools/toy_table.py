@@ -46,7 +46,7 @@ def measure(experiment: Experiment, steps: int | None = None, n: int | None = No
     report = experiment.evaluate(model, n or POINTS.get(experiment.dataset, 4000))
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
-        "steps": steps or experiment.steps,
+        "steps": steps or experiment.recipe.steps,
         "seconds": round(seconds, 1),
         "weights": weights,
         "metrics": to_json(report),

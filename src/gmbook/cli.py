@@ -45,8 +45,8 @@ def train(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
     if arguments.dry_run:
         return dry_run(experiment, folder, arguments.steps)
-    options = {name: getattr(arguments, name) for name in ("seed", "steps", "save_every", "shares", "tensorboard")}
-    with processes.joined():
+    options = {name: getattr(arguments, name) for name in ("seed", "steps", "save_every", "accumulate", "tensorboard")}
+    with processes.process_group():
         if processes.is_main():
             print(heading(experiment, experiment.model(), arguments.steps, folder))
         runs.run(experiment, folder, resume=arguments.resume, **options)
@@ -58,9 +58,11 @@ def train(arguments: argparse.Namespace) -> int:
 def heading(experiment: Experiment, model: Model, steps: int | None, folder: Path) -> str:
     """What is to be run, in two lines."""
     weights = sum(p.numel() for p in model.parameters())
-    steps = experiment.steps if steps is None else steps
+    recipe = experiment.recipe
+    steps = recipe.steps if steps is None else steps
     return (
-        f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}\n"
+        f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {recipe.batch_size}, "
+        f"into {folder}\n"
         f"the paper's own setting: {experiment.reference}"
     )
 
@@ -128,9 +130,8 @@ def listing(arguments: argparse.Namespace) -> int:
             done = f"recorded, {taken / 60:.0f} min" if taken >= 90 else f"recorded, {taken:.0f} s"
         except results.NoRecord:
             done = "not yet run"
-        lines.append(
-            f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7} {experiment.steps:7} steps   {done}"
-        )
+        name = f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7}"
+        lines.append(f"{name} {experiment.recipe.steps:7} steps   {done}")
     sys.stdout.write("\n".join([*lines, ""]))  # one write, so that a reader such as `head` may leave early
     return 0
 
@@ -167,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="the run's folder; default runs/<paper>-<dataset>-<budget>-seed<seed>")
     sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
     sub.add_argument("--save-every", type=int, default=250, help="steps between checkpoints; default %(default)s")
-    sub.add_argument("--shares", type=int, default=1, help="cut each batch into so many parts, to save memory")
+    sub.add_argument("--accumulate", type=int, default=1, help="compute each batch in so many parts, to save memory")
     sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: tensorboard --logdir runs")
     sub.add_argument("--dry-run", action="store_true", help="print the plan (arithmetic, memory, time), and stop")
 

@@ -27,7 +27,8 @@ from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpo
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
-SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)
+SMALL = experiments.find("vae", "digits", "laptop")
+SMALL = replace(SMALL, recipe=replace(SMALL.recipe, ema_decay=0.9))
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -129,7 +130,7 @@ def test_a_record_holds_what_was_run_and_names_no_machine(home):
         record.content
     )
     assert record.content["command"] == "gmbook train vae digits --budget laptop --steps 4"
-    assert results.command(SMALL, SMALL.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
+    assert results.command(SMALL, SMALL.recipe.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
     assert record.content["seconds"] >= 0 and record.content["final_loss"]["loss"] > 0
     text = (record.folder / "record.json").read_text()
     assert socket.gethostname() not in text and str(home) not in text

@@ -15,7 +15,7 @@ from gmbook.experiments import runs
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
 from gmbook.train import train
-from gmbook.train.optimizers import muon
+from gmbook.train.optimizers import MuonAndAdam
 from gmbook.train.plan import H100, Cost, Plan, activations, cost, flops, stand_in
 
 LINEAR = experiments.find("vae", "digits", "laptop")
@@ -55,7 +55,7 @@ def test_a_gradient_of_a_gradient_is_counted():
 def test_a_plan_counts_what_the_training_loop_does(name):
     experiment = experiments.find(*name, "laptop")
     model, size = experiment.model(), 8
-    loop = train(model, experiment.batches(0, size), steps=2, **experiment.options)
+    loop = train(model, experiment.batches(0, size), experiment.recipe)
     next(loop)
     counted = flops(lambda: next(loop))
     planned = cost(experiment.model(), lambda n: next(iter(experiment.batches(0, n))), size).flops
@@ -111,7 +111,7 @@ def test_memory_is_weights_gradients_moments_average_and_activations():
 
 def test_muon_keeps_one_moment_of_its_matrices_and_two_of_the_rest():
     matrices = [p for p in LINEAR.model().parameters() if p.ndim == 2 and min(p.shape) >= 2]
-    plan, _ = runs.plan(replace(LINEAR, options={"optimizer": muon(least=2)}))
+    plan, _ = runs.plan(replace(LINEAR, recipe=replace(LINEAR.recipe, optimizer=MuonAndAdam(least=2))))
     assert matrices and plan.memory["optimizer"] == 2 * plan.memory["gradients"] - 4 * sum(p.numel() for p in matrices)
 
 

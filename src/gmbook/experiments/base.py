@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from gmbook import plots
 from gmbook.core.model import Model
 from gmbook.metrics.metric import Metric
+from gmbook.train.recipe import Recipe
 
 BUDGETS = ("laptop", "gpu")
 
@@ -30,9 +30,7 @@ class Experiment:
         paper, dataset, budget: its name, three words.
         model: makes the model, with fresh weights.
         batches: (seed, batch size) -> the training stream.
-        steps, size: how long, and the batch size.
-        options: further options of `train.fit`: lr, warmup, decay, clip, bf16, weight_decay.
-        ema: the decay of the averaged weights, which are the ones that are sampled from; None for no average.
+        recipe: how it is trained, its batch size included. Averaged weights, where it has them, are sampled from.
         reference: the paper's own setting, in a sentence.
         sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
         samples.
@@ -48,13 +46,10 @@ class Experiment:
     budget: str
     model: Callable[[], Model]
     batches: Callable[[int, int], Iterable[tuple[Tensor, ...]]]
-    steps: int
-    size: int
+    recipe: Recipe
     reference: str
     sample: Callable[[Model, Tensor], Tensor] | None
     evaluate: Callable[[Model, int], list[Metric]] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    ema: float | None = None
     compile: bool = False
     channels_last: bool = False
     toy: bool = False

@@ -27,6 +27,7 @@ from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM
 from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Ho et al. 2020, CIFAR-10: UNet 35.7 M, T = 1000, Adam 2e-4, warm-up 5,000, batch 128, clip 1, EMA 0.9999, "
@@ -100,10 +101,15 @@ EXPERIMENTS = (
         "laptop",
         model=digits_model,
         batches=lambda seed, size: image_batches(data.digits("train"), seed, size),
-        steps=3000,  # 190 epochs of so small a set; beyond it the validation loss rises
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.999,  # averages the last thousand steps, a third of the run
+        recipe=Recipe(
+            steps=3000,  # 190 epochs of so small a set; beyond it the validation loss rises
+            batch_size=64,
+            lr=1e-3,
+            warmup=100,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.999,  # averages the last thousand steps, a third of the run
+        ),
         reference=REFERENCE,
         sample=sample,
     ),
@@ -113,10 +119,7 @@ EXPERIMENTS = (
         "gpu",
         model=digits_model,
         batches=lambda seed, size: image_batches(data.digits("train"), seed, size),
-        steps=10_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.999,
+        recipe=Recipe(steps=10_000, batch_size=64, lr=1e-3, warmup=100, decay="cosine", clip=1.0, ema_decay=0.999),
         reference=REFERENCE,
         sample=sample,
     ),
@@ -126,10 +129,15 @@ EXPERIMENTS = (
         "laptop",
         model=mnist_model,
         batches=lambda seed, size: image_batches(data.mnist("train"), seed, size),
-        steps=6000,  # seven epochs, about half an hour on two cores
-        size=64,  # half the paper's: at seven epochs, more steps are worth more than larger ones
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},  # five times the paper's rate: a small net
-        ema=0.998,
+        recipe=Recipe(
+            steps=6000,  # seven epochs, about half an hour on two cores
+            batch_size=64,  # half the paper's: at seven epochs, more steps are worth more than larger ones
+            lr=1e-3,  # five times the paper's rate: a small net
+            warmup=200,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.998,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -140,10 +148,7 @@ EXPERIMENTS = (
         "gpu",
         model=mnist_gpu_model,
         batches=lambda seed, size: image_batches(data.mnist("train"), seed, size),
-        steps=100_000,
-        size=128,
-        options={"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True},
-        ema=0.9999,
+        recipe=Recipe(steps=100_000, batch_size=128, lr=2e-4, warmup=5000, clip=1.0, bf16=True, ema_decay=0.9999),
         compile=True,
         channels_last=True,
         reference=REFERENCE,
@@ -156,10 +161,15 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: DDPM(cifar10_net(), (3, 32, 32), clip=1.0, levels=256),
         batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
-        steps=18_000,  # flow matching's run, so that the two compare: 23 epochs
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},
-        ema=0.998,
+        recipe=Recipe(
+            steps=18_000,  # flow matching's run, so that the two compare: 23 epochs
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.998,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_cifar10,
@@ -170,10 +180,15 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: DDPM(cifar10_gpu_net(), (3, 32, 32), clip=1.0, levels=256),
         batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
-        steps=400_000,  # half of the paper's, as flow matching's run: hours of one GPU instead of a day
-        size=128,
-        options={"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True},
-        ema=0.9999,
+        recipe=Recipe(
+            steps=400_000,  # half of the paper's, as flow matching's run: hours of one GPU instead of a day
+            batch_size=128,
+            lr=2e-4,
+            warmup=5000,
+            clip=1.0,
+            bf16=True,
+            ema_decay=0.9999,
+        ),
         compile=True,
         channels_last=True,
         reference=REFERENCE,

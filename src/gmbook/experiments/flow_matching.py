@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
 from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Lipman et al. 2023, CIFAR-10: ADM UNet of width 256, OT path, Adam 5e-4, warm-up 45,000, polynomial decay, "
@@ -129,8 +131,8 @@ def live(images: data.ImageSet) -> FlowMatching:
 
 # ------------------------------------------------------------------------------------------------- experiments
 
-LAPTOP = {"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0}  # DDPM's own, so that the two compare
-GPU = {"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True}
+laptop = partial(Recipe, batch_size=64, lr=1e-3, warmup=200, decay="cosine", clip=1.0)  # DDPM's: the two compare
+gpu = partial(Recipe, batch_size=128, lr=2e-4, warmup=5000, clip=1.0, bf16=True, ema_decay=0.9999)
 
 
 def experiment(
@@ -138,10 +140,7 @@ def experiment(
     budget: str,
     model: Callable[[], Model],
     images: Callable[[str], data.ImageSet],
-    steps: int,
-    size: int,
-    options: dict[str, Any],
-    ema: float,
+    recipe: Recipe,
     levels: int = 256,
     flip: bool = False,
     **rest: Any,
@@ -153,10 +152,7 @@ def experiment(
         budget,
         model=model,
         batches=lambda seed, size: image_batches(images("train"), seed, size, flip, centred),
-        steps=steps,
-        size=size,
-        options=options,
-        ema=ema,
+        recipe=recipe,
         reference=REFERENCE,
         sample=lambda m, y: sample(m, y, levels=levels),
         **rest,
@@ -165,24 +161,26 @@ def experiment(
 
 EXPERIMENTS = (
     points("flow_matching", GAUSSIANS, lambda: FlowMatching(net(), (2,)), 8000),
-    experiment("digits", "laptop", digits_model, data.digits, 3000, 64, LAPTOP, 0.999, levels=17),
-    experiment("digits", "gpu", digits_model, data.digits, 10_000, 64, LAPTOP, 0.999, levels=17),
-    experiment("mnist", "laptop", mnist_model, data.mnist, 6000, 64, LAPTOP, 0.998, evaluate=evaluate_mnist),
+    experiment("digits", "laptop", digits_model, data.digits, laptop(steps=3000, ema_decay=0.999), levels=17),
+    experiment("digits", "gpu", digits_model, data.digits, laptop(steps=10_000, ema_decay=0.999), levels=17),
     experiment(
-        *("mnist", "gpu", mnist_gpu_model, data.mnist, 100_000, 128, GPU, 0.9999),
+        "mnist", "laptop", mnist_model, data.mnist, laptop(steps=6000, ema_decay=0.998), evaluate=evaluate_mnist
+    ),
+    experiment(
+        *("mnist", "gpu", mnist_gpu_model, data.mnist, gpu(steps=100_000)),
         evaluate=evaluate_mnist,
         compile=True,
         channels_last=True,
     ),
     experiment(
         # 23 epochs: 79 minutes of one core; of two, 47 by the dry run
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 18_000, 64, LAPTOP, 0.998),
+        *("cifar10", "laptop", cifar10_model, data.cifar10, laptop(steps=18_000, ema_decay=0.998)),
         evaluate=evaluate_cifar10,
         flip=True,
         channels_last=True,  # 8 % faster on a CPU too
     ),
     experiment(
-        *("cifar10", "gpu", cifar10_gpu_model, data.cifar10, 400_000, 128, GPU, 0.9999),
+        *("cifar10", "gpu", cifar10_gpu_model, data.cifar10, gpu(steps=400_000)),
         evaluate=evaluate_cifar10,
         flip=True,
         compile=True,

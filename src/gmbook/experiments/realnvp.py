@@ -30,6 +30,7 @@ from gmbook.networks.mlp import MLP
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
 from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Dinh et al. 2017, CIFAR-10: 2 scales, 3 + 3 couplings each and 4 at the end, ResNets of 8 blocks with 64 maps, "
@@ -111,9 +112,7 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 24, 1, 2, levels=17),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 50.0},
+        recipe=Recipe(steps=steps, batch_size=64, lr=1e-3, warmup=100, decay="cosine", clip=50.0),
         reference=REFERENCE,
         sample=sample,
     )
@@ -143,9 +142,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 32, 2, 3),  # 28, 14, 7: 0.65 M weights, 1.3 MB in half precision
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=1800,  # two epochs; 0.63 s a step on one idle core, 19 minutes
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 100.0},
+        recipe=Recipe(
+            steps=1800,  # two epochs; 0.63 s a step on one idle core, 19 minutes
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=100.0,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_mnist,
@@ -156,9 +160,7 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 64, 4, 3),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=80_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 500, "decay": "cosine", "clip": 100.0, "bf16": True},
+        recipe=Recipe(steps=80_000, batch_size=64, lr=1e-3, warmup=500, decay="cosine", clip=100.0, bf16=True),
         compile=True,
         channels_last=True,
         reference=REFERENCE,
@@ -171,9 +173,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((3, 32, 32), 32, 1, 2),
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=1200,  # an epoch and a half; 0.51 s a step on one idle core, ten minutes
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 100.0},
+        recipe=Recipe(
+            steps=1200,  # an epoch and a half; 0.51 s a step on one idle core, ten minutes
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=100.0,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_cifar10,
@@ -184,9 +191,7 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((3, 32, 32), 64, 8, 2),  # the paper's numbers of scales, blocks and maps
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=300_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 1000, "decay": "cosine", "clip": 100.0, "bf16": True},
+        recipe=Recipe(steps=300_000, batch_size=64, lr=1e-3, warmup=1000, decay="cosine", clip=100.0, bf16=True),
         compile=True,
         channels_last=True,
         reference=REFERENCE,

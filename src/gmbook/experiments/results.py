@@ -180,7 +180,9 @@ def _staging(experiment: Experiment, root: Path | None) -> tuple[Path, Path, Pat
 def command(experiment: Experiment, steps: int, seed: int) -> str:
     """What repeats a run, with what is not the experiment's own said."""
     words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-    return words + (f" --steps {steps}" if steps != experiment.steps else "") + (f" --seed {seed}" if seed else "")
+    return (
+        words + (f" --steps {steps}" if steps != experiment.recipe.steps else "") + (f" --seed {seed}" if seed else "")
+    )
 
 
 def seconds(experiment: Experiment, root: Path | None = None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,15 @@ import torch
 from gmbook.core.model import Model
 from gmbook.data.jsonfiles import as_json, read_json
 from gmbook.experiments.base import Experiment
-from gmbook.train import EMA, History, Log, fit
-from gmbook.train.checkpoint import CheckpointError, checkpoints, load_weights, newest_checkpoint, write_atomically
+from gmbook.train import History, Log, Recipe, fit
+from gmbook.train.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_weights,
+    newest_checkpoint,
+    step_of,
+    write_atomically,
+)
 from gmbook.train.device import device
 from gmbook.train.plan import Plan, stand_in
 from gmbook.train.plan import plan as make_plan
@@ -33,7 +41,7 @@ def run(
     resume: bool = False,
     save_every: int = 250,
     progress: bool = True,
-    shares: int = 1,
+    accumulate: int = 1,
     tensorboard: bool = False,
     backend: str = "inductor",
 ) -> tuple[Model, History]:
@@ -41,21 +49,25 @@ def run(
 
     The folder gets `run.json` (what is run, and on what) before the first step, once nothing is left to refuse, and
     checkpoints (which know the seconds so far). Repeating the call with resume=True after a kill ends at the same
-    weights. Under `train.processes.joined` processes share the run.
+    weights. Under `train.processes.process_group` processes share the run.
 
     Args:
-        shares: cut each batch into so many parts, to save memory; see `train.processes`.
+        steps: instead of the experiment's own number.
+        accumulate: compute each batch in so many parts, to save memory; see `train.Recipe`.
         tensorboard: write the losses into the folder's `tensorboard`, too.
         backend: of torch.compile, where the experiment compiles.
 
     Raises:
         FileExistsError, CheckpointError, Diverged: as `train.fit`.
-        ValueError: the folder holds a run of another experiment or seed, or a damaged run.json.
+        ValueError: the folder holds a run of another experiment or seed, one that cannot go on with so many steps, or a
+            damaged run.json.
         RuntimeError: TensorBoard is wanted and not installed.
     """
-    steps = experiment.steps if steps is None else steps
-    about = provenance(experiment, seed, steps)
-    _claim(folder, about, resume)
+    recipe = replace(
+        experiment.recipe, steps=experiment.recipe.steps if steps is None else steps, accumulate=accumulate
+    )
+    about = provenance(experiment, recipe, seed)
+    _claim(folder, about, recipe, resume)
     log = logbook(folder / "tensorboard") if tensorboard and is_main() else None
     torch.manual_seed(seed)
     model = experiment.model().to(device())
@@ -66,8 +78,8 @@ def run(
             # In place, so that the weights keep their names. Not `network.compile()`: of a torch.nn.Sequential that
             # holds torch's own layers only, such as an MLP, it compiles nothing.
             network.forward = torch.compile(network.forward, backend=backend)
-    ema = None if experiment.ema is None else EMA(model, experiment.ema)
-    batches = experiment.batches(seed, experiment.size)
+    ema = recipe.average(model)
+    batches = experiment.batches(seed, recipe.required_batch_size)
 
     def begun() -> None:  # before the first step: a run that is killed can be sampled too
         if is_main():
@@ -76,7 +88,7 @@ def run(
     history = fit(
         model,
         batches,
-        steps=steps,
+        recipe,
         folder=folder,
         resume=resume,
         save_every=save_every,
@@ -84,8 +96,6 @@ def run(
         log=log,
         begun=begun,
         ema=ema,
-        shares=shares,
-        **experiment.options,
     )
     if ema is not None:
         ema.copy_to(model)
@@ -105,15 +115,8 @@ def plan(experiment: Experiment, steps: int | None = None) -> tuple[Plan, bool]:
         draw, found = (lambda n: next(iter(experiment.batches(0, n)))), True
     except (OSError, ValueError):
         draw, found = stand_in(model), False
-    return make_plan(
-        model,
-        draw,
-        steps=experiment.steps if steps is None else steps,
-        size=experiment.size,
-        measure=experiment.budget == "laptop" or device().type == "cuda",
-        ema=experiment.ema,
-        options=experiment.options,
-    ), found
+    recipe = experiment.recipe if steps is None else replace(experiment.recipe, steps=steps)
+    return make_plan(model, draw, recipe, measure=experiment.budget == "laptop" or device().type == "cuda"), found
 
 
 def logbook(folder: Path) -> Log:
@@ -140,21 +143,29 @@ def logbook(folder: Path) -> Log:
     return log
 
 
-def _claim(folder: Path, about: dict[str, Any], resume: bool) -> None:
-    """Refuse a folder that holds another run, or this one where it is not to be resumed."""
+def _claim(folder: Path, about: dict[str, Any], recipe: Recipe, resume: bool) -> None:
+    """Refuse a folder that holds another run, or this one where it is not to be resumed or cannot go on like this."""
+    held = checkpoints(folder)
     try:
         earlier = read_run(folder)
     except FileNotFoundError:
         earlier = {}
-    if checkpoints(folder) and not resume:
+    if held and not resume:
         raise FileExistsError(f"{folder} holds a run already: continue it with --resume, or name another with --out")
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
+    if not held:
+        return
+    begun = {"steps": earlier["steps"]} if "steps" in earlier else {}
+    try:
+        recipe.check_continues(begun, step_of(held[0]))
+    except ValueError as error:
+        raise ValueError(f"cannot resume {folder}: {error}") from None
 
 
-def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
-    """What must be known to repeat a run: its name, size, versions and hardware, as plain JSON. No host, no path."""
+def provenance(experiment: Experiment, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What must be known to repeat a run: its name, recipe, versions and hardware, as plain JSON. No host, no path."""
     packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
     if device().type == "cuda":
         hardware = torch.cuda.get_device_name()
@@ -165,8 +176,9 @@ def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
         "dataset": experiment.dataset,
         "budget": experiment.budget,
         "seed": seed,
-        "steps": steps,
-        "batch": experiment.size,
+        "steps": recipe.steps,
+        "batch": recipe.batch_size,
+        "recipe": recipe.as_json(),
         "processes": world(),
         "reference": experiment.reference,
         "commit": commit(),

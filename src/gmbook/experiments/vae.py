@@ -30,6 +30,7 @@ from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
 from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = "Kingma & Welling 2014, MNIST: tanh MLP with 500 hidden units, Adagrad, batch 100, one draw of z"
 
@@ -121,9 +122,7 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 128, 8),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options={"lr": 1e-3},
+        recipe=Recipe(steps=steps, batch_size=64, lr=1e-3),
         reference=REFERENCE,
         sample=sample,
     )
@@ -139,9 +138,12 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 400, 20),  # 0.65 M weights: the usual small VAE, near the paper's 500 units
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=9000,  # twenty epochs
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine"},
+        recipe=Recipe(
+            steps=9000,  # twenty epochs
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -152,9 +154,13 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 500, 50, depth=2),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=200_000,  # on a GPU minutes; the bound still falls slowly
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine", "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # on a GPU minutes; the bound still falls slowly
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+            bf16=True,
+        ),
         compile=True,
         reference=REFERENCE,
         sample=sample,
@@ -166,13 +172,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: colour_model(16, 64),  # 0.95 M weights, 1.9 MB in half precision
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
-        size=64,
-        options={
-            "lr": 1e-3,
-            "decay": "cosine",
-            "clip": 1000.0,
-        },  # the loss is a sum over 3,072 pixels: so are gradients
+        recipe=Recipe(
+            steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
+            batch_size=64,
+            lr=1e-3,
+            decay="cosine",
+            clip=1000.0,
+            # the loss is a sum over 3,072 pixels: so are gradients
+        ),
         reference=COLOURS,
         sample=sample_colours,
         evaluate=evaluate_cifar10,
@@ -183,9 +190,14 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: colour_model(64, 256),  # 15 M weights; four times the width and the code
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=200_000,  # 512 epochs
-        size=128,
-        options={"lr": 5e-4, "decay": "cosine", "clip": 1000.0, "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # 512 epochs
+            batch_size=128,
+            lr=5e-4,
+            decay="cosine",
+            clip=1000.0,
+            bf16=True,
+        ),
         compile=True,
         channels_last=True,
         reference=COLOURS,
