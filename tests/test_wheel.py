@@ -1,4 +1,4 @@
-"""Installed without the clone: the commands run from a wheel's contents alone, in an empty folder, without a network."""
+"""Installed without the clone: all runs from a wheel's contents alone, in an empty folder, without a network."""
 
 from __future__ import annotations
 
