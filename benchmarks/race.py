@@ -30,7 +30,6 @@ from torchcfm.optimal_transport import OTPlanSampler
 from torchdiffeq import odeint_adjoint
 
 from gmbook.core.model import Model
-from gmbook.lab.training import train
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import Transformer
 from gmbook.networks.unet import UNet
@@ -41,6 +40,7 @@ from gmbook.papers.flow_matching import FlowMatching
 from gmbook.papers.glow import Glow
 from gmbook.papers.mdlm import MDLM
 from gmbook.papers.realnvp import RealNVP
+from gmbook.train import train
 
 Turn = Callable[[], object]
 

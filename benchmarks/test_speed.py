@@ -14,12 +14,12 @@ from gmbook.core.divergence import log_likelihood
 from gmbook.core.gaussians import log_normal
 from gmbook.core.paths import VPPath
 from gmbook.core.solvers import rk4
-from gmbook.lab import toys
-from gmbook.lab.training import train
+from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim, ddpm
 from gmbook.papers.ddpm import DDPM
+from gmbook.train import train
 
 BETAS = ddpm.linear_betas(1000)
 ALPHA_BAR = torch.cumprod(1 - BETAS, 0).float()
@@ -88,7 +88,7 @@ def test_ddim(benchmark, who):
 @pytest.mark.parametrize("who", ["gmbook", "plain"])
 @pytest.mark.benchmark(group="ideal denoiser, eight Gaussians, 10,000 points")
 def test_ideal(benchmark, who):
-    law, path, t = toys.eight_gaussians(), VPPath(), torch.tensor(0.3)
+    law, path, t = plane.eight_gaussians(), VPPath(), torch.tensor(0.3)
     model, x = ideal(law, path), torch.randn(10_000, 2)
     means, weights, v = law.law.means, law.law.weights, 0.15**2
 

@@ -34,3 +34,13 @@ def data_home() -> Path:
     if not Path(home).is_dir():
         pytest.fail(f"GMBOOK_DATA={home} is not a folder")
     return Path(home)
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """An empty data folder, an empty cache: a machine without any data set."""
+    from gmbook.data import download
+
+    monkeypatch.setenv("GMBOOK_DATA", str(tmp_path / "home"))
+    monkeypatch.setattr(download, "cache", lambda: tmp_path / "cache")
+    return tmp_path / "home"

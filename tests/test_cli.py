@@ -16,8 +16,8 @@ import torch
 
 from gmbook import experiments
 from gmbook.cli import main
-from gmbook.lab import download
-from gmbook.lab.checkpoint import checkpoints, newest_checkpoint
+from gmbook.data import download
+from gmbook.train.checkpoint import checkpoints, newest_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What `lab/test_processes.py` runs in two processes, and again in one: `python two_processes.py FOLDER RANK PORTS`."""
+"""What `test_processes.py` runs in two processes, and again in one: `python two_processes.py FOLDER RANK PORTS`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gmbook.core.model import Model
-from gmbook.lab import processes, toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.training import EMA, fit, train
+from gmbook.data.batches import LawBatches
+from gmbook.laws import plane
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.flow_matching import FlowMatching
 from gmbook.papers.gan import GAN, gradient_penalty, r1
 from gmbook.papers.glow import Glow
 from gmbook.papers.realnvp import RealNVP
+from gmbook.train import EMA, fit, processes, train
 
 SIZE = 30  # does not divide by four: the shares of four differ in size
 
@@ -66,7 +66,7 @@ def run(name: str, **options: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = MODELS[name]()
     ema = EMA(model, 0.9)
-    batches = LawBatches(toys.moons(), SIZE)
+    batches = LawBatches(plane.moons(), SIZE)
     losses = list(train(model, batches, steps=6, lr=1e-2, ema=ema, clip=1.0, weight_decay=0.1, **options))
     return report(model, losses) | {f"average/{k}": v for k, v in ema.weights.items()}
 
@@ -104,7 +104,7 @@ def run_on_one_draw(name: str) -> dict[str, Tensor]:
     """Six steps on given batches and given noise: what is left is the mean over the processes."""
     torch.manual_seed(0)
     model = MODELS[name]()
-    batches = [(toys.moons().sample(SIZE),) for _ in range(6)]
+    batches = [(plane.moons().sample(SIZE),) for _ in range(6)]
     look, processes.first_look = processes.first_look, lambda *_: None  # it would draw, too; no layer here needs it
     with RowsOfOneDraw(processes.rank(), processes.world()):
         losses = list(train(model, batches, steps=6, lr=1e-2))
@@ -117,7 +117,7 @@ def resumed(folder: Path, steps: int) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = MODELS["dropout"]()
     options = {"lr": 1e-2, "save_every": 3, "progress": False, "ema": EMA(model, 0.9)}
-    history = fit(model, LawBatches(toys.moons(), SIZE), steps=steps, folder=folder, resume=True, **options)
+    history = fit(model, LawBatches(plane.moons(), SIZE), steps=steps, folder=folder, resume=True, **options)
     return history | {k: v.clone() for k, v in model.state_dict().items()}
 
 
@@ -163,7 +163,7 @@ def main(folder: Path, rank: int, ports: list[str]) -> None:
         stopped = failing(1, 5, interrupt)
         say("interrupted", told(lambda: fit(Dropout(), stopped, folder=folder / "interrupted", **quiet)))
         other = folder / ("whole" if rank == 0 else "elsewhere")
-        law = LawBatches(toys.moons(), SIZE)
+        law = LawBatches(plane.moons(), SIZE)
         say("elsewhere", told(lambda: fit(Dropout(), law, folder=other, resume=True, **quiet, ema=EMA(Dropout()))))
     if rank == 0:
         resumed(folder / "changing", 8)  # alone

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWN_BY = ("tools/front.py", "src/gmbook/lab/toys.py", "src/gmbook/lab/plots/*.py", "src/gmbook/core/*.py")
+DRAWN_BY = ("tools/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/**/*.py")
 WORDS = "Points that begin as a round cloud of noise flow into the five curved arms of a pinwheel."
 
 
@@ -31,13 +31,14 @@ def draw(frames: int = 20, points: int = 700) -> str:
     """Twenty moments between noise and data, as an animation in HTML that stands alone."""
     import torch
 
+    from gmbook import plots
     from gmbook.core.denoiser import ideal
     from gmbook.core.paths import LinearPath
     from gmbook.core.solvers import rk4
-    from gmbook.lab import plots, toys
+    from gmbook.laws import plane
 
     torch.manual_seed(0)
-    law, path = toys.pinwheel(), LinearPath()
+    law, path = plane.pinwheel(), LinearPath()
     truth = ideal(law, path)
     times = torch.linspace(0.995, 0.005, frames)
     start = torch.randn(points, 2)

@@ -1,4 +1,4 @@
-"""The book's own prose as a small text in text8's alphabet: src/gmbook/lab/prose.txt stands in where text8 is absent.
+"""The book's own prose as a small text in text8's alphabet: src/gmbook/data/prose.txt stands in where text8 is absent.
 
     python -m tools.prose     write it anew from the chapters
 
@@ -13,7 +13,7 @@ import unicodedata
 
 from tools import chapters
 
-TARGET = chapters.ROOT / "src" / "gmbook" / "lab" / "prose.txt"
+TARGET = chapters.ROOT / "src" / "gmbook" / "data" / "prose.txt"
 DIGITS = "zero one two three four five six seven eight nine".split()
 SYMBOLS = [  # what is not prose, in this order
     (r"\A---\n.*?^---\n", " "),  # the header

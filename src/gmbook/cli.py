@@ -13,10 +13,11 @@ import torch
 from gmbook import doctor, experiments
 from gmbook.core.model import Model
 from gmbook.course import cli as course
+from gmbook.data import download
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment
-from gmbook.lab import download, processes
-from gmbook.lab.checkpoint import write_atomically
+from gmbook.train import processes
+from gmbook.train.checkpoint import write_atomically
 
 Act = Callable[[argparse.Namespace], int]
 

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import LinearPath, VPPath
 from gmbook.core.solvers import euler, heun, rk4
-from gmbook.lab import metrics, toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.training import train
+from gmbook.data.batches import LawBatches
+from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim
 from gmbook.papers.flow_matching import (
@@ -21,8 +21,9 @@ from gmbook.papers.flow_matching import (
     independent,
     optimal_transport,
 )
+from gmbook.train import train
 
-LAW = toys.two_gaussians()
+LAW = plane.two_gaussians()
 
 
 def learned(coupling=independent) -> FlowMatching:
@@ -60,11 +61,11 @@ def test_2_the_velocity_of_a_path_and_its_readings(trained):
 
 def test_3_where_the_loss_must_stop(trained):
     x0 = [LAW.sample(5000) for _ in range(8)]
-    best = trained.around(Truth(LAW, trained.path, "velocity"))  # the same model with the truth for a network
+    best = trained.with_network(Truth(LAW, trained.path, "velocity"))  # the same model with the truth for a network
     plateau = torch.stack([best.loss(x) for x in x0]).mean()
     loss = torch.stack([trained.loss(x) for x in x0]).mean()
     assert plateau > 0.5 and abs(loss / plateau - 1) < 0.05  # trained, although the loss is far from 0
-    normal, (t, w) = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), 0.25)), toys.legendre(40)
+    normal, (t, w) = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.full((1,), 0.25)), plane.legendre(40)
     exact = w @ gaussian_floor(0.5, LinearPath(), t)
     loss = FlowMatching(Truth(normal, LinearPath(), "velocity"), (2,)).loss(normal.sample(100_000))
     assert exact.item() == pytest.approx(math.pi / 4, abs=1e-6) and loss.item() == pytest.approx(math.pi / 4, rel=0.02)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from gmbook.core.gaussians import kl_normal
-from gmbook.lab import toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.training import train
+from gmbook.data.batches import LawBatches
+from gmbook.laws import plane
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, Gaussian, linear_vae_rates
+from gmbook.train import train
 
 TEXT = Path(__file__).resolve().parents[2] / "chapters" / "01_vae" / "vae.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -85,7 +85,7 @@ def test_5_a_right_loss_stays_above_the_entropy_and_a_bug_falls_below(after):
             return mean + std.square() * torch.randn_like(std)  # a variance for a standard deviation
 
     assert 0 < after["excess"] < 1.5
-    law = toys.moons()
+    law = plane.moons()
     torch.manual_seed(0)
     model = Buggy(MLP(2, 4, 64, 2), MLP(2, 2, 64, 2), 2, (2,), Gaussian(0.3))
     list(train(model, LawBatches(law, 256), steps=500, lr=1e-2, decay="cosine"))

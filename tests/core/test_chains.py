@@ -80,8 +80,10 @@ def test_mutual_information_schedule_is_linear():
     for steps in (5, 100, 1000):
         i = torch.arange(steps + 1, **f64)
         table = TableSchedule(mutual_information_betas(steps))
-        torch.testing.assert_close(table.keep(i / steps), 1 - i / steps, rtol=0, atol=1e-12)
-        torch.testing.assert_close(table.keep(i / steps), LinearSchedule().keep(i / steps), rtol=0, atol=1e-12)
+        torch.testing.assert_close(table.alpha_bar(i / steps), 1 - i / steps, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            table.alpha_bar(i / steps), LinearSchedule().alpha_bar(i / steps), rtol=0, atol=1e-12
+        )
 
 
 @chain_cases
@@ -108,8 +110,8 @@ def test_both_forms_with_a_soft_x0(chain, tables):
     probs = torch.rand(6, 3, chain.vocab, **f64).softmax(-1)
     t = torch.tensor([1, 2, 3, 4, 4, 2])
     s = torch.tensor([0, 1, 1, 3, 0, 1])
-    keeps = (1 - s.double() / T, 1 - t.double() / T)
-    joint, mixture = chain.posterior(xt, probs, *keeps), chain.mixture(xt, probs, *keeps)
+    alpha_bars = (1 - s.double() / T, 1 - t.double() / T)
+    joint, mixture = chain.posterior(xt, probs, *alpha_bars), chain.mixture(xt, probs, *alpha_bars)
     for b, l in itertools.product(range(6), range(3)):
         q_st, q_s = product(tables, s[b], t[b])[:, xt[b, l]], product(tables, 0, s[b])
         terms = q_s[: chain.vocab] * q_st  # (v, x_s), q(x_s, x_t | v)
@@ -205,10 +207,10 @@ schedule_cases = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: ty
 def test_schedule_rates(schedule):
     t = (torch.rand(64, **f64) * 98 + 1).floor() / 100 + 0.0041  # inside the table's cells
     t.requires_grad_()
-    kept, moved, noise = schedule.keep(t), schedule.moved(t), schedule.total_noise(t)
+    kept, moved, noise = schedule.alpha_bar(t), schedule.moved(t), schedule.total_noise(t)
     torch.testing.assert_close(kept + moved, torch.ones_like(t), rtol=0, atol=1e-14)
     torch.testing.assert_close((-noise).exp(), kept, rtol=1e-12, atol=0)
-    for value, rate in ((kept, schedule.keep_rate(t)), (noise, schedule.noise_rate(t))):
+    for value, rate in ((kept, schedule.alpha_bar_rate(t)), (noise, schedule.noise_rate(t))):
         (expected,) = torch.autograd.grad(value.sum(), t, retain_graph=True)
         torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(schedule.reveal_rate(t), schedule.noise_rate(t) / torch.expm1(noise), rtol=1e-9, atol=0)
@@ -234,9 +236,9 @@ def test_little_noise_is_not_lost(schedule, expected):
 def test_schedule_ends():
     zero, one = torch.zeros((), **f64), torch.ones((), **f64)
     for schedule in SCHEDULES[:4]:
-        assert schedule.keep(zero) == 1 and schedule.moved(zero) == 0
-    assert LinearSchedule().keep(one) == 0 and abs(CosineSchedule().keep(one)) < 1e-15
-    assert math.isclose(LinearSchedule(end=1e-3).keep(one), 1e-3, rel_tol=1e-12)
+        assert schedule.alpha_bar(zero) == 1 and schedule.moved(zero) == 0
+    assert LinearSchedule().alpha_bar(one) == 0 and abs(CosineSchedule().alpha_bar(one)) < 1e-15
+    assert math.isclose(LinearSchedule(end=1e-3).alpha_bar(one), 1e-3, rel_tol=1e-12)
     assert math.isclose(GeometricSchedule().total_noise(one), 20, rel_tol=1e-12)
     torch.testing.assert_close(
         LinearSchedule(end=1e-3).reveal_rate(torch.tensor(0.25, **f64)), torch.tensor(4.0, **f64)
@@ -253,7 +255,7 @@ def test_ideal_networks_by_brute_force(chain):
     pmf, schedule = random_pmf(3, 3), LinearSchedule()
     law = Enumeration(pmf, chain, schedule)
     t = torch.tensor(0.4, **f64)
-    kernel = chain.transition(torch.arange(3)[None], schedule.keep(t))[0]  # (v, states)
+    kernel = chain.transition(torch.arange(3)[None], schedule.alpha_bar(t))[0]  # (v, states)
     origins = sequences(3, 3)
     for xt in torch.tensor([[0, 2, chain.states - 1], [chain.states - 1, 1, 1]]):
 

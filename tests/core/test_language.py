@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.lab import metrics
 
 
 @pytest.mark.equation("kl-nonnegative")

@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmbook import experiments
+from gmbook import data, experiments
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment, Unknown
-from gmbook.lab import data
-from gmbook.lab.checkpoint import checkpoints
+from gmbook.train.checkpoint import checkpoints
 
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
 SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)

@@ -17,15 +17,14 @@ import torch
 import torch._inductor.config
 from torch import Tensor, nn
 
-from gmbook import experiments
+from gmbook import data, experiments
 from gmbook.core.model import Model
 from gmbook.experiments import base, ddpm, flow_matching, gan, mdlm, realnvp, vae
 from gmbook.experiments.base import Experiment
-from gmbook.lab import data
-from gmbook.lab.checkpoint import newest_checkpoint
 from gmbook.networks.unet import UNet
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.flow_matching import FlowMatching
+from gmbook.train.checkpoint import newest_checkpoint
 
 AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and e.dataset in ("mnist", "cifar10", "text8")]
 

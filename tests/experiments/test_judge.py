@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gmbook import data
 from gmbook.experiments import classifier, ddpm, flow_matching, gan, judge, realnvp, vae
 from gmbook.experiments.ddpm import CLASSES, balanced
-from gmbook.lab import data, efficientnet
+from gmbook.metrics import efficientnet
 from gmbook.networks.unet import UNet
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.flow_matching import FlowMatching

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from gmbook import experiments
+from gmbook import data, experiments
 from gmbook.experiments import base, mdlm, results
-from gmbook.lab import data
-from gmbook.lab.letters import LetterChain
+from gmbook.laws.letters import LetterChain
 from gmbook.papers.mdlm import MDLM
 
 PAPERS = ("mdlm", "autoregressive")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from gmbook import experiments
-from gmbook.core.bijections import Flow, Logit, StandardLogistic
+from gmbook import data, experiments
+from gmbook.core.flows.density import Flow, StandardLogistic
+from gmbook.core.flows.pixels import Logit
+from gmbook.data import ImageSet
 from gmbook.experiments import realnvp
-from gmbook.lab import data
-from gmbook.lab.data import ImageSet
-from gmbook.lab.training import train
+from gmbook.train import train
 
 
 @pytest.fixture(scope="module")

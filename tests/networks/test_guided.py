@@ -97,10 +97,10 @@ def test_p_is_a_probability():
 
 
 def test_a_denoiser_around_another_network_is_the_same_model(case):
-    """`around` guides a trained model: weights are shared, and the model itself stays as it was."""
+    """`with_network` guides a trained model: weights are shared, and the model itself stays as it was."""
     net, x, t, y = case
     model = Denoiser(net, VPPath(), "eps", (2,))
-    guided = model.around(Guided(net, 3.0, 3))
+    guided = model.with_network(Guided(net, 3.0, 3))
     assert type(guided) is type(model) and guided.path is model.path and model.net is net
     torch.testing.assert_close(guided.predict("x0", x, t, y), model.read("x0", Guided(net, 3.0, 3)(x, t, y), x, t))
     torch.testing.assert_close(model(x, t, y), net(x, t, y))

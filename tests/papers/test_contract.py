@@ -16,11 +16,9 @@ import gmbook.papers
 from gmbook.core.chains import Chain
 from gmbook.core.model import Model
 from gmbook.core.paths import VPPath
-from gmbook.lab import grids, toys
-from gmbook.lab.batches import Batches
-from gmbook.lab.checkpoint import newest_checkpoint, save_checkpoint
-from gmbook.lab.data import digits, scale
-from gmbook.lab.training import train
+from gmbook.data import digits, scale
+from gmbook.data.batches import Batches
+from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import MLP, AdaMLP, TimeMLP
 from gmbook.networks.transformer import MaskedTransformer, Transformer
 from gmbook.papers import ddim, vae
@@ -41,16 +39,18 @@ from gmbook.papers.rectified_flow import RectifiedFlow
 from gmbook.papers.score_sde import ScoreSDE
 from gmbook.papers.sedd import SEDD
 from gmbook.papers.vqgan import Autoencoder, VQAutoencoder
+from gmbook.train import train
+from gmbook.train.checkpoint import newest_checkpoint, save_checkpoint
 
 
-def plane() -> Tensor:
+def points() -> Tensor:
     """Two moons: (256, 2)."""
-    return toys.moons().sample(256)
+    return plane.moons().sample(256)
 
 
 def tokens() -> Tensor:
     """Two moons on an 8 × 8 grid: (256, 2) int64."""
-    return grids.moons(8).sample(256)
+    return pairs.moons(8).sample(256)
 
 
 class Case(NamedTuple):
@@ -88,24 +88,24 @@ def first_stage() -> KLAutoencoder:
 
 # One line for each file of papers/; `test_every_paper_is_here` says which is missing.
 CASES: dict[str, Case] = {
-    "vae": Case(lambda: vae.VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), vae.Gaussian()), plane),
-    "gan": Case(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3), plane),
-    "realnvp": Case(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True), plane),
-    "glow": Case(lambda: Glow.on_vectors(2, steps=2, width=16), plane),
-    "ffjord": Case(lambda: FFJORD(net(), (2,)), plane),
-    "ddpm": Case(lambda: DDPM(net(), (2,), steps=20), plane),
-    "ddim": Case(lambda: DDPM(net(), (2,), steps=20), plane, lambda model, n: ddim.sample(model, n, 5, eta=0.5)),
-    "score_sde": Case(lambda: ScoreSDE(net(), VPPath(), (2,)), plane),
+    "vae": Case(lambda: vae.VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), vae.Gaussian()), points),
+    "gan": Case(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3), points),
+    "realnvp": Case(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True), points),
+    "glow": Case(lambda: Glow.on_vectors(2, steps=2, width=16), points),
+    "ffjord": Case(lambda: FFJORD(net(), (2,)), points),
+    "ddpm": Case(lambda: DDPM(net(), (2,), steps=20), points),
+    "ddim": Case(lambda: DDPM(net(), (2,), steps=20), points, lambda model, n: ddim.sample(model, n, 5, eta=0.5)),
+    "score_sde": Case(lambda: ScoreSDE(net(), VPPath(), (2,)), points),
     "d3pm": Case(lambda: D3PM(token_net(8), (2,), Chain.uniform(8), steps=5), tokens),
     "sedd": Case(lambda: SEDD(token_net(9), (2,), Chain.absorbing(8)), tokens, lambda m, n: m.sample(n, steps=5)),
     "mdlm": Case(lambda: MDLM(token_net(9), (2,), 8), tokens, lambda model, n: model.sample(n, steps=5)),
-    "mar": Case(token_vectors, plane),
-    "improved_ddpm": Case(lambda: ImprovedDDPM(net(4), (2,), steps=20), plane),
-    "ncsn": Case(lambda: NCSN(net(), (2,), levels=4, per_level=5), plane),
-    "latent_diffusion": Case(lambda: LatentDiffusion(first_stage(), DDPM(net(), (2,), steps=20)), plane),
-    "vqgan": Case(lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), plane, decoded),
-    "flow_matching": Case(lambda: FlowMatching(net(), (2,)), plane),
-    "rectified_flow": Case(lambda: RectifiedFlow(net(), (2,)), plane),
+    "mar": Case(token_vectors, points),
+    "improved_ddpm": Case(lambda: ImprovedDDPM(net(4), (2,), steps=20), points),
+    "ncsn": Case(lambda: NCSN(net(), (2,), levels=4, per_level=5), points),
+    "latent_diffusion": Case(lambda: LatentDiffusion(first_stage(), DDPM(net(), (2,), steps=20)), points),
+    "vqgan": Case(lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), points, decoded),
+    "flow_matching": Case(lambda: FlowMatching(net(), (2,)), points),
+    "rectified_flow": Case(lambda: RectifiedFlow(net(), (2,)), points),
     "dc_ae": Case(lambda: DCAE((1, 8, 8), 4, (8, 16), (1, 1), attention=1, head=8), images, decoded),
 }
 

@@ -30,7 +30,7 @@ def exact_nelbo(model: D3PM) -> torch.Tensor:
     total = model.prior_kl(origins)
     for i in range(1, model.steps + 1):
         index = torch.full((len(x),), i)
-        weights = outer(model.chain.transition(origins, model.schedule.keep(torch.tensor(i / model.steps, **f64))))
+        weights = outer(model.chain.transition(origins, model.schedule.alpha_bar(torch.tensor(i / model.steps, **f64))))
         kl = model.terms(x, xt, index)[0].reshape(weights.shape)
         total = total + torch.where(weights > 0, weights * kl, 0.0).sum(1)
     return total
@@ -40,7 +40,7 @@ def sampler_law(model: D3PM, steps: int | None = None) -> torch.Tensor:
     """The exact law of the ancestral sampler on data tokens: (V,) * L."""
     levels = torch.linspace(model.steps, 0, (steps or model.steps) + 1).round() / model.steps
     moves = [lambda x, t=t, s=s: model.reverse(x, t, s) for t, s in itertools.pairwise(levels.double())]
-    start = model.chain.prior(model.schedule.keep(torch.ones((), **f64)))
+    start = model.chain.prior(model.schedule.alpha_bar(torch.ones((), **f64)))
     law = exact_law(start, moves, model.shape[0])
     cube = law.reshape((model.chain.states,) * model.shape[0])
     inside = (slice(model.chain.vocab),) * model.shape[0]

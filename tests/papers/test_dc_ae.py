@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gmbook.lab.batches import Batches
-from gmbook.lab.data import digits, scale
-from gmbook.lab.training import train
+from gmbook.data import digits, scale
+from gmbook.data.batches import Batches
 from gmbook.networks.blocks import Block
 from gmbook.networks.conv import MapEncoder
 from gmbook.networks.efficientvit import ChannelNorm
@@ -29,6 +28,7 @@ from gmbook.papers.dc_ae import (
 )
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.latent_diffusion import LatentDiffusion
+from gmbook.train import train
 
 DOUBLE = torch.float64
 CASES = [(2, 4, 2), (2, 2, 2), (2, 8, 2), (1, 4, 4), (6, 3, 1), (4, 4, 1)]  # (C, C', f) of C -> C'

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
 from gmbook.core.divergence import divergence
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, VPPath
 from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
-from gmbook.lab import metrics, toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.training import train
+from gmbook.data.batches import LawBatches
+from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim, score_sde
@@ -26,6 +26,7 @@ from gmbook.papers.flow_matching import (
     logit_normal,
     optimal_transport,
 )
+from gmbook.train import train
 
 F64 = torch.float64
 WEIGHTS, ATOMS, SIGMA_MIN = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.1
@@ -270,7 +271,7 @@ def test_an_euler_step_on_the_linear_path_is_ddims_step():
 def grid():
     """Gauss quadrature over (atom, ε, t) of the two atoms on the OT path: x_0, ε, t and weights that sum to 1."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(120)
-    times, spans = toys.legendre(20)
+    times, spans = plane.legendre(20)
     k, i, j = torch.meshgrid(torch.arange(2), torch.arange(120), torch.arange(20), indexing="ij")
     mass = torch.from_numpy(weights / weights.sum())
     total = WEIGHTS[k] * mass[i] * spans[j]
@@ -362,7 +363,7 @@ def test_floor_of_a_gaussian(path):
     joint = both @ both.mT  # covariance of (u, x_t)
     conditional = 1 / torch.linalg.inv(joint)[:, 0, 0]
     torch.testing.assert_close(gaussian_floor(s, path, t), conditional, rtol=1e-8, atol=0)
-    nodes, weights = toys.legendre(60)
+    nodes, weights = plane.legendre(60)
     total = weights @ gaussian_floor(s, LinearPath(), nodes)
     assert total.item() == pytest.approx(math.pi * s / 2, abs=1e-9)
 
@@ -539,7 +540,7 @@ def test_bad_input_has_one_clear_error():
 
 def test_learns_eight_gaussians():
     """Sliced W2 within 2.5 noise floors, the loss at its plateau C, and the field near the exact one."""
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     model = FlowMatching(TimeMLP(2, width=96, depth=3), (2,))
     list(train(model, LawBatches(law, 256), steps=1200, lr=4e-3, decay="cosine"))
     model.eval()

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import TablePath
-from gmbook.lab import metrics, toys
-from gmbook.lab.training import train
+from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim, improved_ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.improved_ddpm import ImprovedDDPM, LossSecondMoment, cosine_betas
+from gmbook.train import train
 
 MIXTURE = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.5], [1.0]]), torch.tensor([0.04, 0.25])).double()
 
@@ -319,7 +320,7 @@ def test_the_first_step_of_the_cosine_chain_magnifies_errors_of_epsilon(keep):
 
 def test_learned_on_eight_gaussians():
     """Samples by all steps and by a quarter of them; the learned variance has a better bound than either fixed one."""
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     model = ImprovedDDPM(TimeMLP(2, out=4), (2,), 200, clip=3.0)
     batches = ((law.sample(512),) for _ in itertools.count())
     for _ in train(model, batches, steps=1500, lr=2e-3, decay="cosine"):

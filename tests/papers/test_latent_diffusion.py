@@ -10,10 +10,9 @@ from gmbook.core.denoiser import Denoiser, Truth, ideal
 from gmbook.core.gaussians import GaussianMixture, geometric_mixture, kl_normal_full
 from gmbook.core.paths import VEPath, VPPath
 from gmbook.core.solvers import heun, last
-from gmbook.lab import toys
-from gmbook.lab.batches import LawBatches
-from gmbook.lab.metrics import noise_floor, sliced_w2
-from gmbook.lab.training import train
+from gmbook.data.batches import LawBatches
+from gmbook.laws import plane
+from gmbook.metrics import noise_floor, sliced_w2
 from gmbook.networks.blocks import Attention
 from gmbook.networks.conv import MapDecoder, MapEncoder
 from gmbook.networks.guided import Guided
@@ -25,6 +24,7 @@ from gmbook.papers.ddpm import DDPM, gaussian_floor, linear_betas
 from gmbook.papers.latent_diffusion import Conditioned, KLAutoencoder, LatentDiffusion
 from gmbook.papers.score_sde import ScoreSDE, flow_field, probability_flow
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
+from gmbook.train import train
 
 DOUBLE = torch.float64
 
@@ -196,7 +196,7 @@ def test_with_the_exact_prior_the_samples_are_the_data(scale):
     """x = Az, z of a known law: the ideal prior of sz, by two samplers, decodes to samples on the plane of that law."""
     axes = plane_in_16()
     autoencoder = exact_autoencoder(axes)
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     latent = law.diffused(torch.tensor(scale), torch.tensor(0.0))
     model = LatentDiffusion(autoencoder, ideal(latent, VPPath()), scale)
     floor = noise_floor(sliced_w2, lambda n: law.sample(n) @ axes.T, 4000)
@@ -211,7 +211,7 @@ def test_a_learned_prior_on_a_known_latent_law():
     """Eight Gaussians in a plane of R^16, a measured scale, a trained prior: distance 0.23 at a noise floor of 0.13."""
     axes = plane_in_16()
     autoencoder = exact_autoencoder(axes)
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
 
     class Data:
         def sample(self, n):

@@ -7,11 +7,10 @@ import scipy.stats
 import torch
 from torch import nn
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture, kl_normal_full
 from gmbook.core.paths import CosinePath, TablePath
-from gmbook.lab import metrics
-from gmbook.lab.training import train
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
 from gmbook.papers.ddpm import DDPM
@@ -25,6 +24,7 @@ from gmbook.papers.mar import (
     mask_ratios,
     total_correlation,
 )
+from gmbook.train import train
 
 DOUBLE = torch.float64
 
@@ -429,7 +429,7 @@ def test_tokens_and_back(shape, patch):
     if patch == 2:
         torch.testing.assert_close(model.tokenise(x)[:, 4], x[:, 0, 2:4, 2:4].flatten(1))  # row 1, column 1 of 2×3
     model.loss(x).backward()
-    states = list(model.generate(3))
+    states = list(model.trajectory(3))
     assert [int(s.isnan().sum()) for s in states] == [3 * channels * (tokens - k - 1) for k in range(tokens)]
     for before, after in zip(states, states[1:], strict=False):
         torch.testing.assert_close(after[~before.isnan()], before[~before.isnan()])

@@ -28,13 +28,13 @@ ORIGINS = sequences(V, L)
 class Cubic(Schedule):
     """1 − t³, a reader's own schedule."""
 
-    def keep(self, t):
+    def alpha_bar(self, t):
         return 1 - t**3
 
     def moved(self, t):
         return t**3
 
-    def keep_rate(self, t):
+    def alpha_bar_rate(self, t):
         return -3 * t**2
 
 
@@ -56,7 +56,7 @@ def masked(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def expected(model: MDLM, t: torch.Tensor, value) -> torch.Tensor:
     """E over x_t given x_0, of value(x, x_t), for every x_0: (V^L,)."""
     states, count = masked(ORIGINS)
-    keep = model.schedule.keep(t)
+    keep = model.schedule.alpha_bar(t)
     weight = (1 - keep) ** count * keep ** (L - count)
     x = ORIGINS[:, None].expand_as(states)
     return (weight * value(x.flatten(0, 1), states.flatten(0, 1)).unflatten(0, states.shape[:2])).sum(1)
@@ -223,7 +223,7 @@ def test_the_ideal_network_needs_no_time():
     for xt in itertools.product(range(V + 1), repeat=L):
         answers = []
         for t, schedule in ((0.3, LinearSchedule()), (0.9, LinearSchedule()), (0.5, CosineSchedule(0.0))):
-            kernel = Chain.absorbing(V).transition(torch.arange(V)[None], schedule.keep(torch.tensor(t, **f64)))[0]
+            kernel = Chain.absorbing(V).transition(torch.arange(V)[None], schedule.alpha_bar(torch.tensor(t, **f64)))[0]
             joint = PMF.clone()
             for l, token in enumerate(xt):
                 joint = joint * kernel[:, token].reshape([V if m == l else 1 for m in range(L)])

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import VPPath
 from gmbook.core.solvers import last
-from gmbook.lab import metrics, toys
-from gmbook.lab.training import train
+from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ncsn
 from gmbook.papers.ncsn import NCSN, LevelPath
+from gmbook.train import train
 
 MIXTURE = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),
@@ -308,7 +309,7 @@ def test_contract(shape):
 def trained():
     """A network on eight Gaussians, σ from 4 to 0.05 in 40 levels, and its law."""
     torch.manual_seed(0)
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     model = NCSN(TimeMLP(2), (2,), 4.0, 0.05, 40, per_level=10, step=0.2 * 0.05**2)
     batches = ((law.sample(512),) for _ in itertools.count())
     for _ in train(model, batches, steps=2000, lr=2e-3, decay="cosine"):

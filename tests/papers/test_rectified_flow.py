@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.solvers import euler, heun, rk4
-from gmbook.lab import metrics, toys
-from gmbook.lab.batches import Batches, LawBatches
-from gmbook.lab.training import train
+from gmbook.data.batches import Batches, LawBatches
+from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers.flow_matching import FlowMatching, gaussian_floor, optimal_transport
 from gmbook.papers.rectified_flow import RectifiedFlow, straightness, transport_cost
+from gmbook.train import train
 
 F64 = torch.float64
 WEIGHTS, MEANS, STD = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.5
@@ -62,7 +63,7 @@ def test_straightness_of_a_gaussian(mean, std):
     flow, noise = RectifiedFlow(gaussian_net(mean, std), (1,)), torch.tensor([[-1.2], [0.3], [2.0]], dtype=F64)
     expected = noise[:, 0] ** 2 * std * (2 - math.pi / 2)
     torch.testing.assert_close(straightness(flow, noise, steps=200), expected, rtol=0, atol=1e-8)
-    nodes, weights = toys.legendre(60)  # and ∫ ġ² − (s − 1)² by quadrature, g² = (1 − t)²s² + t²
+    nodes, weights = plane.legendre(60)  # and ∫ ġ² − (s − 1)² by quadrature, g² = (1 − t)²s² + t²
     rate = (nodes - (1 - nodes) * std**2) ** 2 / ((1 - nodes) ** 2 * std**2 + nodes**2)
     assert (weights @ rate - (std - 1) ** 2).item() == pytest.approx(std * (2 - math.pi / 2), abs=1e-9)
 
@@ -71,7 +72,7 @@ def test_straightness_of_a_gaussian(mean, std):
 @pytest.mark.equation("rf-decomposition")
 def test_the_decrease_of_the_cost_is_s_plus_v_for_a_gaussian():
     """N(m, 1): V = π/2 is the floor of the loss, S + V = 2 = E|X_1 − X_0|² − E|Z_1 − Z_0|²."""
-    flow, (noise, weights), (times, spans) = RectifiedFlow(gaussian_net(1.5, 1.0), (1,)), line(), toys.legendre(60)
+    flow, (noise, weights), (times, spans) = RectifiedFlow(gaussian_net(1.5, 1.0), (1,)), line(), plane.legendre(60)
     s, v = weights @ straightness(flow, noise, steps=200), spans @ gaussian_floor(1.0, flow.path, times)
     assert v.item() == pytest.approx(math.pi / 2, abs=1e-9)
     after = weights @ (flow.decode(noise, steps=200, solver=rk4) - noise).square()[:, 0]
@@ -119,7 +120,7 @@ def test_the_decrease_of_the_cost_is_s_plus_v_for_the_mixture():
     s = weights @ straightness(ONE, noise, steps=200)
     after = weights @ (ONE.decode(noise, steps=200, solver=rk4) - noise).square()[:, 0]
     before = 1 + WEIGHTS @ (MEANS**2 + STD**2)
-    (z, w), (times, spans) = line(41), toys.legendre(24)
+    (z, w), (times, spans) = line(41), plane.legendre(24)
     k, i, j, m = torch.meshgrid(torch.arange(2), torch.arange(41), torch.arange(41), torch.arange(24), indexing="ij")
     x0, eps, t = (MEANS[k] + STD * z[i, 0]).reshape(-1, 1), z[j].reshape(-1, 1), times[m].flatten()
     share = (WEIGHTS[k] * w[i] * w[j] * spans[m]).flatten()
@@ -290,7 +291,7 @@ def test_labels_in_the_place_of_the_noise_are_refused():
 def test_reflow_straightens_a_learned_flow():
     """Eight Gaussians: two rectifications and a distillation, each judged by its one-step samples and its paths."""
     torch.manual_seed(0)
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     flow = RectifiedFlow(TimeMLP(2, width=96, depth=3), (2,))
     list(train(flow, LawBatches(law, 256), steps=900, lr=4e-3, decay="cosine"))
     noise, floor = torch.randn(4000, 2), metrics.noise_floor(metrics.sliced_w2, law.sample, 4000)
@@ -321,7 +322,7 @@ def test_reflow_straightens_a_learned_flow():
 def test_a_coupled_flow_is_straighter():
     """Flow matching on optimally paired batches: S of a learned flow, without any reflow."""
     torch.manual_seed(0)
-    law = toys.eight_gaussians()
+    law = plane.eight_gaussians()
     flow = FlowMatching(TimeMLP(2, width=96, depth=3), (2,), coupling=optimal_transport)
     list(train(flow, LawBatches(law, 128), steps=400, lr=4e-3, decay="cosine"))
     assert straightness(flow.eval(), torch.randn(1000, 2), steps=30, solver=heun).mean() < 0.1  # independent: 1.08

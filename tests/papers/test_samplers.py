@@ -12,14 +12,15 @@ import functools
 import pytest
 import torch
 
+from gmbook import metrics
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
-from gmbook.lab import metrics, toys
+from gmbook.laws import plane
 from gmbook.papers import ddim, score_sde
 from gmbook.papers.ddpm import DDPM, linear_betas
 
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(sigma_max=20.0), CosinePath(), TablePath(linear_betas())]
-POINTS, DRAWS = 500, {toys.two_gaussians: 40}
+POINTS, DRAWS = 500, {plane.two_gaussians: 40}
 
 
 def ancestral(denoiser: Denoiser, n: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ def distances(sample, make):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-@pytest.mark.parametrize("make", toys.ALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", plane.ALL, ids=lambda make: make.__name__)
 def test_ends_on_the_law(make, path, sampler):
     torch.manual_seed(0)
     model = ideal(make().law, path)
@@ -73,7 +74,7 @@ def test_ends_on_the_law(make, path, sampler):
     assert abs(nats) < 0.12  # DDIM's steps of first order shrink what is narrow by a few percent; Heun's do not
 
 
-@pytest.mark.parametrize("make", toys.ALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", plane.ALL, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("variance", ["large", "small"])
 def test_ddpm_ends_on_the_law(make, variance):
     """DDPM's own loop over its own table, at T = 200, for each of the two variances of the paper."""
@@ -88,7 +89,7 @@ def test_ddpm_ends_on_the_law(make, variance):
 def test_wrong_samplers_are_seen():
     """Both bars can be missed: noise added at the last step, a scale that is off, one cluster of eight too heavy."""
     torch.manual_seed(0)
-    make = toys.eight_gaussians
+    make = plane.eight_gaussians
     model = ideal(make().law, VPPath())
     assert distances(lambda n: ddim.sample(model, n, 200, eta=1.0) + 0.15 * torch.randn(n, 2), make)[1] > 0.12
     assert distances(lambda n: ddim.sample(model, n, 200, eta=1.0) * 1.15, make)[1] > 0.12

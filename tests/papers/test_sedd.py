@@ -86,7 +86,7 @@ def expected_integral(model: SEDD, pmf: torch.Tensor, times: torch.Tensor, weigh
     x = origins.repeat_interleave(model.chain.states)[:, None]
     xt = torch.arange(model.chain.states).repeat(len(pmf))[:, None]
     for t, weight in zip(times, weights):
-        law = model.chain.transition(origins[:, None], model.schedule.keep(t))[:, 0]  # (x_0, x_t)
+        law = model.chain.transition(origins[:, None], model.schedule.alpha_bar(t))[:, 0]  # (x_0, x_t)
         value = model.integrand(x, xt, t).reshape(law.shape)
         total = total + weight * (pmf[:, None] * torch.where(law > 0, law * value, 0.0)).sum()
     return total
@@ -113,13 +113,13 @@ def test_the_bound_is_the_entropy_with_the_exact_score(chain, schedule):
     prior = (P * model.prior_kl(x)).sum()
     zero = torch.zeros((), **f64)
     decoder = model.tweedie(torch.arange(chain.states)[:, None], zero, ONE)[:, 0]  # (x_t, x_0)
-    first = chain.transition(x, schedule.keep(zero))[:, 0]  # (x_0, x_t)
+    first = chain.transition(x, schedule.alpha_bar(zero))[:, 0]  # (x_0, x_t)
     decode = torch.where(first[:, :4] > 0, first[:, :4] * decoder[:4, :4].T.log(), 0.0)
     decode = -(P[:, None] * decode).sum()  # no mask at t = 0
     total = expected_integral(model, P, *legendre(200)) + prior + decode
     # The prior of the absorbing chain is the exact marginal of uniform data, not of P: the gap is KL(p_1 ‖ prior).
-    p1 = (P[:, None] * chain.transition(x, schedule.keep(ONE))[:, 0]).sum(0)
-    gap = (p1 * (p1 / chain.prior(schedule.keep(ONE))).log()).sum()
+    p1 = (P[:, None] * chain.transition(x, schedule.alpha_bar(ONE))[:, 0]).sum(0)
+    gap = (p1 * (p1 / chain.prior(schedule.alpha_bar(ONE))).log()).sum()
     torch.testing.assert_close(total - gap, entropy(P), rtol=0, atol=1e-6)
 
 
@@ -191,14 +191,14 @@ def test_tweedie_is_the_posterior(chain):
     _, model = exact(P, chain, schedule)
     t, s = torch.tensor(0.8, **f64), torch.tensor(0.5, **f64)
     x = torch.arange(4)[:, None]
-    p_s = P @ chain.transition(x, schedule.keep(s))[:, 0]
+    p_s = P @ chain.transition(x, schedule.alpha_bar(s))[:, 0]
     states = torch.arange(chain.states)[:, None]
-    step = chain.transition(states, schedule.keep(t), schedule.keep(s))[:, 0]
+    step = chain.transition(states, schedule.alpha_bar(t), schedule.alpha_bar(s))[:, 0]
     joint = p_s[:, None] * step  # (x_s, x_t)
-    got = model.tweedie(states, t, schedule.keep(s))[:, 0]
+    got = model.tweedie(states, t, schedule.alpha_bar(s))[:, 0]
     torch.testing.assert_close(got, (joint / joint.sum(0)).T, rtol=0, atol=1e-12)
-    undone = chain.undo(model.log_score(states, t).exp(), schedule.keep(t), schedule.keep(s))
-    raw = (undone * chain.arrival(states, schedule.keep(t), schedule.keep(s)))[:, 0]
+    undone = chain.undo(model.log_score(states, t).exp(), schedule.alpha_bar(t), schedule.alpha_bar(s))
+    raw = (undone * chain.arrival(states, schedule.alpha_bar(t), schedule.alpha_bar(s)))[:, 0]
     possible = slice(None) if chain.states == 4 else slice(4, 5)  # the mask; tokens only stay
     torch.testing.assert_close(raw[possible].sum(1), torch.ones_like(raw[possible, 0]), rtol=0, atol=1e-12)
 
@@ -218,12 +218,12 @@ def test_undo_is_the_official_staggered_score():
 
 def sampler_law(model: SEDD, steps: int, sampler: str) -> torch.Tensor:
     times = torch.linspace(1, 0, steps + 1, **f64)
-    keeps = [*model.schedule.keep(times[1:-1]), ONE]
+    alpha_bars = [*model.schedule.alpha_bar(times[1:-1]), ONE]
     moves = [
         lambda x, t=t, k=k, i=i: (model.euler if sampler == "euler" and i < steps - 1 else model.tweedie)(x, t, k)
-        for i, (t, k) in enumerate(zip(times[:-1], keeps))
+        for i, (t, k) in enumerate(zip(times[:-1], alpha_bars))
     ]
-    law = exact_law(model.chain.prior(model.schedule.keep(ONE)), moves, 2)
+    law = exact_law(model.chain.prior(model.schedule.alpha_bar(ONE)), moves, 2)
     cube = law.reshape(model.chain.states, model.chain.states)[: model.chain.vocab, : model.chain.vocab]
     assert abs(cube.sum() - 1) < 1e-9
     return cube
@@ -254,8 +254,8 @@ def test_euler_is_the_reverse_rate():
     """(p(x_s | x_t) − δ)/Δσ̄ tends to s_y Q(x_t, y)."""
     law, model = exact(PMF, Chain.uniform(4), LinearSchedule(end=1e-3))
     x, t = torch.tensor([[0, 3]]), torch.tensor(0.5, **f64)
-    keep_s = model.schedule.keep(t) * math.exp(1e-6)
-    got = (model.euler(x, t, keep_s) - model.chain.law(x)) / 1e-6
+    alpha_bar_s = model.schedule.alpha_bar(t) * math.exp(1e-6)
+    got = (model.euler(x, t, alpha_bar_s) - model.chain.law(x)) / 1e-6
     rates = law.log_score(x, t[None]).exp() / 4
     rates[0, [0, 1], x[0]] = 0
     rates[0, [0, 1], x[0]] = -rates[0].sum(-1)

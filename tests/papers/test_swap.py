@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from gmbook import metrics
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import LinearPath, SubVPPath, TablePath, VEPath, VPPath
 from gmbook.core.solvers import dopri5, euler, heun, last, rk4
-from gmbook.lab import metrics, toys
+from gmbook.laws import plane
 from gmbook.papers import ddim, ncsn, score_sde
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.flow_matching import FlowMatching
@@ -25,7 +26,7 @@ from gmbook.papers.ncsn import NCSN, LevelPath
 from gmbook.papers.rectified_flow import RectifiedFlow
 from gmbook.papers.score_sde import ScoreSDE
 
-N, STEPS, LAW = 4000, 400, toys.eight_gaussians()
+N, STEPS, LAW = 4000, 400, plane.eight_gaussians()
 
 
 class WithVariance(nn.Module):

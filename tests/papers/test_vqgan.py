@@ -8,11 +8,11 @@ import scipy.stats
 import torch
 from torch import nn
 
-from gmbook.lab.training import train
 from gmbook.networks.conv import MapDecoder, MapEncoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import hinge
 from gmbook.papers.vqgan import Adversary, VQAutoencoder, adaptive_weight, perplexity
+from gmbook.train import train
 
 DOUBLE = torch.float64
 SHAPES = [(2,), (1, 8, 8), (3, 32, 32)]
@@ -147,7 +147,7 @@ def test_the_losses_of_both_players(shape):
     weight = from_rec.norm() / (from_adv.norm() + 1e-4)
     torch.testing.assert_close(players["autoencoder"].loss(x), rec - 0.5 * weight * scores.mean() + penalty.mean())
     torch.testing.assert_close(model.loss(x), rec + penalty.mean())
-    pulled = torch.autograd.grad(model.adversary.push(rec, output), last, retain_graph=True)[0].norm()
+    pulled = torch.autograd.grad(model.adversary.generator_term(rec, output), last, retain_graph=True)[0].norm()
     expected = from_rec.norm() * from_adv.norm() / (from_adv.norm() + 1e-4) / 2
     torch.testing.assert_close(pulled, expected)
     by_hand = (1 - real).clamp(min=0).mean() + (1 + scores).clamp(min=0).mean()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gmbook.lab import efficientnet
+from gmbook.metrics import efficientnet
 
 EXTRA = "needs the extras `peers` and `features`: make peers"
 

@@ -66,7 +66,7 @@ class Autoregressive(Model):
         """n samples, (n, L), from left to right: L network calls, each on all that is there so far."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        x = torch.empty(n, 0, dtype=torch.int64, device=self.anchor.device)
+        x = torch.empty(n, 0, dtype=torch.int64, device=self.device)
         for _ in range(self.shape[0]):
             logits = self(F.pad(x, (0, 1)), y)[:, -1]  # the padding is not read
             x = torch.cat([x, categorical(logits.double().softmax(-1))[:, None]], 1)

@@ -1,7 +1,7 @@
 """Markov chains on tokens: kernels, posteriors and rates of the discrete diffusions D3PM, SEDD and MDLM.
 
 Time runs from data (t = 0) to noise (t = 1); tokens jump independently of each other. A moment of the chain is named
-by keep = ᾱ(t), a number that falls from 1 at the data (see `core.schedules`), so chains know no schedule.
+by alpha_bar = ᾱ(t), a number that falls from 1 at the data (see `core.schedules`), so chains know no schedule.
 
 **Tokens.** Data are 0..V−1, V = `vocab`. A chain with an extra mask token has it last: its index is V, and
 `states` = V + 1. So a network embeds `states` tokens and emits V numbers per position: the mask is never predicted.
@@ -31,7 +31,7 @@ def categorical(probabilities: Tensor) -> Tensor:
 
 
 class MarkovChain(nn.Module, ABC):
-    """Kernels of a token chain, from any moment keep_s to any later one keep_t ≤ keep_s.
+    """Kernels of a token chain, from any moment alpha_bar_s to any later one alpha_bar_t ≤ alpha_bar_s.
 
     Moments are () or (B,), tokens (B, L), laws (B, L, states); a law on the data tokens alone, (B, L, V), is padded.
     """
@@ -45,15 +45,15 @@ class MarkovChain(nn.Module, ABC):
         return len(self.stationary)
 
     @abstractmethod
-    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+    def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
         """q(x_t = · | x_s = x) for tokens x (B, L); for weights w, Σ_v w_v q(x_t = · | x_s = v): (B, L, states)."""
 
     @abstractmethod
-    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
+    def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
         """q(x_t = x | x_s = ·), the likelihood of every origin: (B, L) -> (B, L, states)."""
 
     @abstractmethod
-    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
+    def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """One draw of x_t given x_0 = x: (B, L) -> (B, L)."""
 
     def law(self, x: Tensor) -> Tensor:
@@ -62,45 +62,47 @@ class MarkovChain(nn.Module, ABC):
             return F.one_hot(x, self.states).double()
         return F.pad(x.double(), (0, self.states - x.shape[-1]))
 
-    def posterior(self, xt: Tensor, x0: Tensor, keep_s: Tensor, keep_t: Tensor) -> Tensor:
+    def posterior(self, xt: Tensor, x0: Tensor, alpha_bar_s: Tensor, alpha_bar_t: Tensor) -> Tensor:
         """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0): (B, L, states). arXiv:2107.03006, Eq. 3 (d3pm-posterior).
 
         With probabilities p̃ for x_0 this is the *joint* form, ∝ Σ_v q(x_s, x_t | v) p̃(v), Eq. 4
         (d3pm-joint-form): its ideal p̃ is the leave-one-out law, not q(x_0 | x_t). See `mixture`.
         A pair (x_t, x_0) that the chain cannot produce has no posterior: NaN.
         """
-        weights = self.arrival(xt, keep_t, keep_s) * self.transition(x0, keep_s)
+        weights = self.arrival(xt, alpha_bar_t, alpha_bar_s) * self.transition(x0, alpha_bar_s)
         return weights / weights.sum(-1, keepdim=True)
 
-    def mixture(self, xt: Tensor, x0: Tensor, keep_s: Tensor, keep_t: Tensor) -> Tensor:
+    def mixture(self, xt: Tensor, x0: Tensor, alpha_bar_s: Tensor, alpha_bar_t: Tensor) -> Tensor:
         """Σ_v q(x_s | x_t, x_0 = v) p̃(v) for probabilities p̃, (B, L, V) -> (B, L, states) (d3pm-mixture-form).
 
         Its ideal p̃ is q(x_0 | x_t). Origins v that cannot lead to x_t are left out. As q(x_s | x_t, v) is
         q(x_t | x_s) q(x_s | v)/q(x_t | v), one product with p̃(v)/q(x_t | v) does it: no (V, V) table.
         """
-        likelihood = self.arrival(xt, keep_t)
+        likelihood = self.arrival(xt, alpha_bar_t)
         possible = likelihood > 0
         origins = torch.where(possible, self.law(x0) / torch.where(possible, likelihood, 1.0), 0.0)
-        weights = self.arrival(xt, keep_t, keep_s) * self.transition(origins, keep_s)
+        weights = self.arrival(xt, alpha_bar_t, alpha_bar_s) * self.transition(origins, alpha_bar_s)
         return weights / weights.sum(-1, keepdim=True)
 
-    def prior(self, keep: Tensor) -> Tensor:
+    def prior(self, alpha_bar: Tensor) -> Tensor:
         """The law of x_t when the data tokens are uniform, () or (B,) -> (..., states); reverse chains start there.
 
-        It is `stationary` when keep = 0. When a schedule ends at keep > 0, an absorbing chain's δ_mask would make the
-        bound's prior term infinite; this law makes it keep · log V a token.
+        It is `stationary` when alpha_bar = 0. When a schedule ends at alpha_bar > 0, an absorbing chain's δ_mask would
+        make the bound's prior term infinite; this law makes it alpha_bar · log V a token.
         """
-        uniform = torch.full((keep.numel(), 1, self.vocab), 1 / self.vocab, dtype=torch.float64, device=keep.device)
-        return self.transition(uniform, keep)[:, 0].reshape(*keep.shape, self.states)
+        uniform = torch.full(
+            (alpha_bar.numel(), 1, self.vocab), 1 / self.vocab, dtype=torch.float64, device=alpha_bar.device
+        )
+        return self.transition(uniform, alpha_bar)[:, 0].reshape(*alpha_bar.shape, self.states)
 
 
-def _column(keep: Tensor | float, like: Tensor) -> Tensor:
-    """keep, () or (B,), as float64 (1 or B, 1, 1)."""
-    return torch.as_tensor(keep, dtype=torch.float64, device=like.device).reshape(-1, 1, 1)
+def _column(alpha_bar: Tensor | float, like: Tensor) -> Tensor:
+    """alpha_bar, () or (B,), as float64 (1 or B, 1, 1)."""
+    return torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).reshape(-1, 1, 1)
 
 
 class Chain(MarkovChain):
-    """Tokens that jump to a stationary law π: q(x_t | x_s) = k δ_{x_s} + (1 − k) π, k = keep_t/keep_s (d3pm-marginal).
+    """Tokens that jump to a stationary law π: q(x_t | x_s) = k δ_{x_s} + (1 − k) π, k = ᾱ_t/ᾱ_s (d3pm-marginal).
 
     π uniform is D3PM's and SEDD's uniform chain; π on the mask is D3PM's absorbing chain, SEDD-absorb and MDLM.
     In continuous time dp/dt = σ(t) p (1πᵀ − I), with ᾱ = e^{−σ̄}.
@@ -137,18 +139,18 @@ class Chain(MarkovChain):
     def extra_repr(self) -> str:
         return f"states={self.states}, vocab={self.vocab}"
 
-    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
-        keep = _column(keep_t, x) / _column(keep_s, x)
+    def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
+        ratio = _column(alpha_bar_t, x) / _column(alpha_bar_s, x)
         weights = self.law(x)
-        return keep * weights + (1 - keep) * weights.sum(-1, keepdim=True) * self.stationary
+        return ratio * weights + (1 - ratio) * weights.sum(-1, keepdim=True) * self.stationary
 
-    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
-        keep = _column(keep_t, x) / _column(keep_s, x)
-        return keep * self.law(x) + (1 - keep) * self.stationary[x][..., None]
+    def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
+        ratio = _column(alpha_bar_t, x) / _column(alpha_bar_s, x)
+        return ratio * self.law(x) + (1 - ratio) * self.stationary[x][..., None]
 
-    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
+    def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         jumps = torch.multinomial(self.stationary, x.numel(), replacement=True).reshape(x.shape)
-        stays = torch.rand(x.shape, dtype=torch.float64, device=x.device) < _column(keep, x)[..., 0]
+        stays = torch.rand(x.shape, dtype=torch.float64, device=x.device) < _column(alpha_bar, x)[..., 0]
         return torch.where(stays, x, jumps)
 
     def departure_rates(self, x: Tensor) -> Tensor:
@@ -162,19 +164,19 @@ class Chain(MarkovChain):
         """
         return self.stationary[x][..., None] - self.law(x)
 
-    def undo(self, scores: Tensor, keep_t: Tensor, keep_s: Tensor) -> Tensor:
-        """w Q⁻¹ for weights w (B, L, states) and Q the kernel from keep_s to keep_t: (w − (1 − k) Σw π)/k.
+    def undo(self, scores: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
+        """w Q⁻¹ for weights w (B, L, states) and Q the kernel from alpha_bar_s to alpha_bar_t: (w − (1 − k) Σw π)/k.
 
         e^{−ΔσQ} s of SEDD's Tweedie step, for both chains (sedd-tweedie).
         """
-        keep = _column(keep_t, scores) / _column(keep_s, scores)
-        return (scores - (1 - keep) * scores.sum(-1, keepdim=True) * self.stationary) / keep
+        ratio = _column(alpha_bar_t, scores) / _column(alpha_bar_s, scores)
+        return (scores - (1 - ratio) * scores.sum(-1, keepdim=True) * self.stationary) / ratio
 
 
 class MatrixChain(MarkovChain):
     """A chain given by its tables Q_1..Q_T, rows and columns summing to 1, hence uniform in the end.
 
-    Its moment i is named keep = 1 − i/T, which `LinearSchedule` gives at t = i/T; other schedules run the same tables
+    Its moment i is named ᾱ = 1 − i/T, which `LinearSchedule` gives at t = i/T; other schedules run the same tables
     at another pace, as long as they hit these levels. Cumulative products are taken in float64. Memory is 2TV²
     float64 numbers: 1 GB for T = 1000, V = 256.
 
@@ -182,7 +184,7 @@ class MatrixChain(MarkovChain):
         matrices: (T, V, V), rows from, columns to.
 
     Raises:
-        ValueError: a table is not doubly stochastic; or, later, keep does not name a level.
+        ValueError: a table is not doubly stochastic; or, later, alpha_bar does not name a level.
     """
 
     matrices: Tensor
@@ -207,20 +209,22 @@ class MatrixChain(MarkovChain):
     def extra_repr(self) -> str:
         return f"states={self.states}, steps={len(self.matrices)}"
 
-    def level(self, keep: Tensor | float) -> Tensor:
-        """i = (1 − keep) T, () or (B,) int64."""
-        position = (1 - torch.as_tensor(keep, dtype=torch.float64, device=self.stationary.device)) * len(self.matrices)
+    def level(self, alpha_bar: Tensor | float) -> Tensor:
+        """i = (1 − alpha_bar) T, () or (B,) int64."""
+        position = (1 - torch.as_tensor(alpha_bar, dtype=torch.float64, device=self.stationary.device)) * len(
+            self.matrices
+        )
         level = position.round()
         if bool(((position - level).abs() > 1e-2).any()):
             raise ValueError(
-                f"this chain exists at keep = 1 - i/{len(self.matrices)} only: use LinearSchedule() "
+                f"this chain exists at alpha_bar = 1 - i/{len(self.matrices)} only: use LinearSchedule() "
                 f"and a number of steps that divides {len(self.matrices)}"
             )
         return level.long()
 
-    def kernel(self, keep_t: Tensor | float, keep_s: Tensor | float = 1.0) -> Tensor:
-        """Q_{i+1} ⋯ Q_j from level i (keep_s) to level j (keep_t): (1 or B, V, V)."""
-        start, end = torch.broadcast_tensors(self.level(keep_s), self.level(keep_t))
+    def kernel(self, alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
+        """Q_{i+1} ⋯ Q_j from level i (alpha_bar_s) to level j (alpha_bar_t): (1 or B, V, V)."""
+        start, end = torch.broadcast_tensors(self.level(alpha_bar_s), self.level(alpha_bar_t))
         if not bool(start.any()):
             return self.cumulative[end.reshape(-1)]
         if bool((end == start + 1).all()):
@@ -229,15 +233,15 @@ class MatrixChain(MarkovChain):
         products = [reduce(torch.matmul, self.matrices[i:j], self.cumulative[0]) for i, j in pairs.tolist()]
         return torch.stack(products)[index]
 
-    def transition(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
-        kernel = self.kernel(keep_t, keep_s)
+    def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
+        kernel = self.kernel(alpha_bar_t, alpha_bar_s)
         if x.is_floating_point():
             return self.law(x) @ kernel
         return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
 
-    def arrival(self, x: Tensor, keep_t: Tensor, keep_s: Tensor | float = 1.0) -> Tensor:
-        kernel = self.kernel(keep_t, keep_s).mT
+    def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
+        kernel = self.kernel(alpha_bar_t, alpha_bar_s).mT
         return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
 
-    def corrupt(self, x: Tensor, keep: Tensor) -> Tensor:
-        return categorical(self.transition(x, keep))
+    def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        return categorical(self.transition(x, alpha_bar))

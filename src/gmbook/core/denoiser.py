@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.model import Model, check_event
-from gmbook.core.paths import Path, Quantity, check_time
+from gmbook.core.paths import GaussianPath, Quantity, check_time
 
 D = TypeVar("D", bound="Denoiser")
 
@@ -26,7 +26,7 @@ class Denoiser(Model):
         shape: the event shape S.
     """
 
-    def __init__(self, net: nn.Module, path: Path, predicts: Quantity, shape: tuple[int, ...]):
+    def __init__(self, net: nn.Module, path: GaussianPath, predicts: Quantity, shape: tuple[int, ...]):
         super().__init__()
         self.net, self.path, self.predicts, self.shape = net, path, predicts, tuple(shape)
 
@@ -48,7 +48,7 @@ class Denoiser(Model):
         """The network's estimate of E[quantity | x_t], in any of the five quantities: (B, *S)."""
         return self.read(quantity, self(xt, t, y), xt, t)
 
-    def around(self: D, net: nn.Module) -> D:
+    def with_network(self: D, net: nn.Module) -> D:
         """The same model around another network, such as `Guided(self.net, …)`. Nothing is copied."""
         twin = copy.copy(self)
         twin._modules = {**self._modules, "net": net}  # its own table of children: ours keeps its network
@@ -56,8 +56,8 @@ class Denoiser(Model):
 
     def prior(self, n: int) -> Tensor:
         """n draws from N(0, σ(t_max)² I), where sampling starts: (n, *S)."""
-        t = torch.as_tensor(self.path.t_max, dtype=torch.float64, device=self.anchor.device)
-        return self.path.sigma(t).to(self.anchor.dtype) * self.noise(n)
+        t = torch.as_tensor(self.path.t_max, dtype=torch.float64, device=self.device)
+        return self.path.sigma(t).to(self.dtype) * self.noise(n)
 
 
 class Law(Protocol):
@@ -88,17 +88,17 @@ class Truth(nn.Module):
     floor that training can reach, and its samples show the sampler's error alone.
     """
 
-    def __init__(self, law: Law, path: Path, quantity: Quantity):
+    def __init__(self, law: Law, path: GaussianPath, quantity: Quantity):
         super().__init__()
         self.law, self.path, self.quantity = law, path, quantity
 
     def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[quantity | x_t] for x_t (B, *S), t () or (B,): (B, *S). Labels are ignored."""
-        x0 = self.law.posterior_mean(xt, *self.path.both(t))
+        x0 = self.law.posterior_mean(xt, *self.path.alpha_sigma(t))
         return self.path.convert(x0, xt, t, "x0", self.quantity)
 
 
-def ideal(law: Law, path: Path) -> Denoiser:
+def ideal(law: Law, path: GaussianPath) -> Denoiser:
     """The ideal denoiser of a known law: its network is E[x_0 | x_t] itself (def-ideal-denoiser).
 
     Every sampler can be tested with it, with no training at all. Its event shape is the law's.

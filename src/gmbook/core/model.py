@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -52,21 +53,21 @@ class Model(nn.Module):
         return [child for child in self.children() if any(p.requires_grad for p in child.parameters())]
 
     @property
-    def anchor(self) -> Tensor:
-        """A tensor of the model: new tensors made from it share its device and dtype.
+    def device(self) -> torch.device:
+        """Where the model is: the device of its first parameter, of its first buffer if it has none, else the CPU."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
 
-        Without weights (an ideal model) it is an empty one of the default dtype: tables are kept in float64, data
-        are not.
-        """
-        for parameter in self.parameters():
-            return parameter
-        return torch.empty(0, device=next((b.device for b in self.buffers()), None))
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its first parameter. An ideal model, which has none, has torch's default: its tables are in
+        float64, its data are not."""
+        return next(self.parameters(), torch.empty(0)).dtype
 
     def noise(self, n: int) -> Tensor:
         """n draws of standard Gaussian noise in the event shape, (n, *shape), on the model's device."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        return torch.randn(n, *self.shape, device=self.anchor.device, dtype=self.anchor.dtype)
+        return torch.randn(n, *self.shape, device=self.device, dtype=self.dtype)
 
 
 def check_event(x: Tensor, shape: tuple[int, ...]) -> None:
@@ -79,7 +80,7 @@ def check_event(x: Tensor, shape: tuple[int, ...]) -> None:
     if not x.is_floating_point():
         raise TypeError(
             f"expected floating-point data, got {x.dtype}: scale images to [-1, 1] first, "
-            "for example with gmbook.lab.data.scale"
+            "for example with gmbook.data.scale"
         )
     if x.shape[1:] != shape:
         raise ValueError(f"expected a batch of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")

@@ -37,7 +37,7 @@ def check_time(t: Tensor) -> None:
         )
 
 
-class Path(nn.Module, ABC):
+class GaussianPath(nn.Module, ABC):
     """A Gaussian path x_t = α_t x_0 + σ_t ε, with ε ~ N(0, I).
 
     Attributes:
@@ -91,13 +91,13 @@ class Path(nn.Module, ABC):
                 return self.rates(t)
         raise ValueError(f"unknown quantity {quantity!r}: one of {', '.join(QUANTITIES)}")
 
-    def both(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(α_t, σ_t), each like t. A path that gets them from one number computes it once."""
         return self.alpha(t), self.sigma(t)
 
     def interpolate(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x_0 + σ_t ε: (B, *S)."""
-        alpha, sigma = self.both(t)
+        alpha, sigma = self.alpha_sigma(t)
         return broadcast(alpha, x0) * x0 + broadcast(sigma, x0) * eps
 
     def target(self, quantity: Quantity, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Path(nn.Module, ABC):
         x_t = αx_0 + σε and source = ax_0 + bε are two equations for (x_0, ε); Cramer's rule solves them, and the
         solution is read in the coefficients (a', b') of `to`.
         """
-        alpha, sigma = self.both(t)
+        alpha, sigma = self.alpha_sigma(t)
         a, b = self.coefficients(source, t)
         a_to, b_to = self.coefficients(to, t)
         determinant = alpha * b - sigma * a
@@ -146,7 +146,7 @@ class Path(nn.Module, ABC):
         return self.t_min + (self.t_max - self.t_min) * u**power
 
 
-class LinearPath(Path):
+class LinearPath(GaussianPath):
     """α = 1 − t, σ = σ_min + (1 − σ_min)t: flow matching's optimal-transport path, arXiv:2210.02747, Eq. 20, in this
     book's time. With σ_min = 0 it is rectified flow's.
 
@@ -180,7 +180,7 @@ class LinearPath(Path):
         return -one, (1 - self.sigma_min) * one
 
 
-class VariancePreservingPath(Path, ABC):
+class VariancePreservingPath(GaussianPath, ABC):
     """α² + σ² = 1, written by B(t) = −log α² and its rate β(t) = B'(t): dx = −½β x dt + √β dw."""
 
     @abstractmethod
@@ -192,17 +192,17 @@ class VariancePreservingPath(Path, ABC):
         """β(t) = B'(t), like t."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self.both(t)[0]
+        return self.alpha_sigma(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.both(t)[1]
+        return self.alpha_sigma(t)[1]
 
-    def both(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         minus_b = -self.integrated_beta(t)
         return torch.exp(minus_b / 2), torch.sqrt(-torch.expm1(minus_b))
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        (alpha, sigma), beta = self.both(t), self.beta(t)
+        (alpha, sigma), beta = self.alpha_sigma(t), self.beta(t)
         return -beta * alpha / 2, beta * alpha**2 / (2 * sigma)
 
     def noise_rate(self, t: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class CosinePath(VariancePreservingPath):
         return torch.tan(self._angle(t)) * math.pi / (1 + self.s)
 
 
-class SubVPPath(Path):
+class SubVPPath(GaussianPath):
     """Score SDE's sub-VP: α as VP, σ = 1 − e^{−B}. arXiv:2011.13456, Eq. 29."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
@@ -264,7 +264,7 @@ class SubVPPath(Path):
         return -beta * alpha / 2, beta * alpha**2
 
 
-class VEPath(Path):
+class VEPath(GaussianPath):
     """α = 1, σ = σ_min (σ_max/σ_min)^t: NCSN's geometric levels in continuous time. arXiv:2011.13456, Eq. 30."""
 
     t_min = 0.0  # σ(0) = σ_min > 0
@@ -329,5 +329,5 @@ class TablePath(VariancePreservingPath):
         return (self.steps * (slope + u * (2 * bend + 3 * u * twist))).to(t.dtype)
 
     def times(self, steps: int, power: float = 1.0) -> Tensor:
-        """As `Path.times`, rounded to the table's grid i/T, where the network was trained."""
+        """As `GaussianPath.times`, rounded to the table's grid i/T, where the network was trained."""
         return (super().times(steps, power) * self.steps).round() / self.steps

@@ -20,7 +20,7 @@ class Schedule(nn.Module, ABC):
     """ᾱ(t), decreasing on [0, 1]: the probability that a token has not jumped by time t."""
 
     @abstractmethod
-    def keep(self, t: Tensor) -> Tensor:
+    def alpha_bar(self, t: Tensor) -> Tensor:
         """ᾱ(t): () or (B,) -> same."""
 
     @abstractmethod
@@ -28,24 +28,24 @@ class Schedule(nn.Module, ABC):
         """1 − ᾱ(t) without cancellation: () or (B,) -> same."""
 
     @abstractmethod
-    def keep_rate(self, t: Tensor) -> Tensor:
+    def alpha_bar_rate(self, t: Tensor) -> Tensor:
         """dᾱ/dt, negative: () or (B,) -> same."""
 
     def total_noise(self, t: Tensor) -> Tensor:
         """σ̄(t) = −log ᾱ(t), the expected number of jumps by time t (def-sedd-total-noise): like t."""
-        keep, moved = self.keep(t), self.moved(t)
-        return torch.where(keep > 0.5, -torch.log1p(-moved.clamp(max=0.9)), -keep.log())
+        alpha_bar, moved = self.alpha_bar(t), self.moved(t)
+        return torch.where(alpha_bar > 0.5, -torch.log1p(-moved.clamp(max=0.9)), -alpha_bar.log())
 
     def noise_rate(self, t: Tensor) -> Tensor:
         """σ(t) = dσ̄/dt = −ᾱ'/ᾱ, the rate of the continuous-time chain (def-sedd-total-noise): like t."""
-        return -self.keep_rate(t) / self.keep(t)
+        return -self.alpha_bar_rate(t) / self.alpha_bar(t)
 
     def reveal_rate(self, t: Tensor) -> Tensor:
         """−ᾱ'/(1 − ᾱ) = σ/(e^σ̄ − 1): the rate at which a masked token is revealed in reverse time, like t.
 
         It is MDLM's weight (arXiv:2406.07524, Section 3.4); 1/t for every linear ᾱ.
         """
-        return -self.keep_rate(t) / self.moved(t)
+        return -self.alpha_bar_rate(t) / self.moved(t)
 
     def time(self, moved: Tensor) -> Tensor:
         """The t with 1 − ᾱ(t) = moved, by bisection to 2⁻⁵³: like moved, float64, clipped to [0, 1]."""
@@ -73,13 +73,13 @@ class LinearSchedule(Schedule):
             raise ValueError(f"end, the probability of having kept the token at t = 1, must lie in [0, 1), got {end}")
         self.end = end
 
-    def keep(self, t: Tensor) -> Tensor:
+    def alpha_bar(self, t: Tensor) -> Tensor:
         return (1 - t) + self.end * t  # in this order exact at both ends
 
     def moved(self, t: Tensor) -> Tensor:
         return (1 - self.end) * t
 
-    def keep_rate(self, t: Tensor) -> Tensor:
+    def alpha_bar_rate(self, t: Tensor) -> Tensor:
         return (self.end - 1) * torch.ones_like(t)
 
 
@@ -91,14 +91,14 @@ class CosineSchedule(Schedule):
         self.s = s
         self.start = s / (1 + s) * math.pi / 2
 
-    def keep(self, t: Tensor) -> Tensor:
+    def alpha_bar(self, t: Tensor) -> Tensor:
         return torch.sin((1 - t) / (1 + self.s) * math.pi / 2) / math.cos(self.start)  # cos θ = sin(π/2 − θ)
 
     def moved(self, t: Tensor) -> Tensor:
         half = t / (1 + self.s) * math.pi / 4  # cos a − cos b = 2 sin((a + b)/2) sin((b − a)/2)
         return 2 * torch.sin(self.start + half) * torch.sin(half) / math.cos(self.start)
 
-    def keep_rate(self, t: Tensor) -> Tensor:
+    def alpha_bar_rate(self, t: Tensor) -> Tensor:
         rate = math.pi / 2 / (1 + self.s)
         return -rate * torch.sin(self.start + rate * t) / math.cos(self.start)
 
@@ -122,14 +122,14 @@ class GeometricSchedule(Schedule):
     def noise_rate(self, t: Tensor) -> Tensor:
         return self.log_ratio * self.total_noise(t)
 
-    def keep(self, t: Tensor) -> Tensor:
+    def alpha_bar(self, t: Tensor) -> Tensor:
         return torch.exp(-self.total_noise(t))
 
     def moved(self, t: Tensor) -> Tensor:
         return -torch.expm1(-self.total_noise(t))
 
-    def keep_rate(self, t: Tensor) -> Tensor:
-        return -self.noise_rate(t) * self.keep(t)
+    def alpha_bar_rate(self, t: Tensor) -> Tensor:
+        return -self.noise_rate(t) * self.alpha_bar(t)
 
 
 class TableSchedule(Schedule):
@@ -155,15 +155,15 @@ class TableSchedule(Schedule):
         left = (position - 1e-4).ceil().long().clamp(1, len(self.keeps) - 1) - 1  # t = i/T belongs to β_i
         return left, position - left
 
-    def keep(self, t: Tensor) -> Tensor:
+    def alpha_bar(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.keeps[left], self.keeps[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.alpha_bars[left], self.alpha_bars[left + 1], weight).to(t.dtype)
 
     def moved(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
         return torch.lerp(self.moves[left], self.moves[left + 1], weight).to(t.dtype)
 
-    def keep_rate(self, t: Tensor) -> Tensor:
+    def alpha_bar_rate(self, t: Tensor) -> Tensor:
         left, _ = self._cell(t)
         return ((self.moves[left] - self.moves[left + 1]) * (len(self.keeps) - 1)).to(t.dtype)
 

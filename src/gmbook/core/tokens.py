@@ -75,19 +75,19 @@ class TokenModel(Model):
         """One draw of x_t given x_0 = x, for t () or (B,): (B, L) -> (B, L)."""
         check_tokens(x, self.shape, self.chain.vocab)
         check_time(t)
-        return self.chain.corrupt(x, self.schedule.keep(t))
+        return self.chain.corrupt(x, self.schedule.alpha_bar(t))
 
     def prior(self, n: int) -> Tensor:
         """n draws of x_1, where sampling starts: (n, L)."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        law = self.chain.prior(self.schedule.keep(self.moment(1.0)))
+        law = self.chain.prior(self.schedule.alpha_bar(self.moment(1.0)))
         return categorical(law.expand(n, *self.shape, -1))
 
     def prior_kl(self, x: Tensor) -> Tensor:
         """KL(q(x_1 | x_0) ‖ p(x_1)) of the prior that sampling starts from: (B,), nats. Zero where ᾱ(1) = 0."""
-        keep = self.schedule.keep(self.moment(1.0))
-        return kl_categorical(self.chain.transition(x, keep), self.chain.prior(keep)).sum(-1)
+        alpha_bar = self.schedule.alpha_bar(self.moment(1.0))
+        return kl_categorical(self.chain.transition(x, alpha_bar), self.chain.prior(alpha_bar)).sum(-1)
 
     def integrand(self, x: Tensor, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The rate of a continuous-time bound at (x, x_t, t), whose integral over t is the bound: (B,), nats."""
@@ -108,14 +108,14 @@ class TokenModel(Model):
 
     def moment(self, t: float) -> Tensor:
         """t as a float64 scalar on the model's device."""
-        return torch.tensor(t, dtype=torch.float64, device=self.anchor.device)
+        return torch.tensor(t, dtype=torch.float64, device=self.device)
 
     def draw_times(self, n: int) -> Tensor:
         """n times in (0, 1), one in each of n equal intervals: (n,), float64 (def-mdlm-low-discrepancy).
 
         Low-discrepancy times: each is uniform when the batch is shuffled, and their mean varies far less.
         """
-        ranks = torch.arange(n, dtype=torch.float64, device=self.anchor.device)
+        ranks = torch.arange(n, dtype=torch.float64, device=self.device)
         return (ranks + torch.rand_like(ranks)) / n
 
 
@@ -153,7 +153,7 @@ class Enumeration:
 
     def _keep(self, t: Tensor) -> Tensor:
         """ᾱ(t), drawn in from 0 and 1 for the limits of 0/0: a mask at t = 0 (MDLM without time), a token at t = 1."""
-        return self.schedule.keep(t.double()).clamp(1e-60, 1 - 1e-14)
+        return self.schedule.alpha_bar(t.double()).clamp(1e-60, 1 - 1e-14)
 
     def _others(self, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p(x_0^l, x_t^{−l}) and q(x_t^l | x_0^l), both (B, L, V)."""

@@ -11,7 +11,7 @@ import nbformat
 
 from gmbook.course import grading, kit, sheets
 from gmbook.course.judge import Limits
-from gmbook.lab.checkpoint import write_atomically
+from gmbook.train.checkpoint import write_atomically
 
 README = """# Exercises of chapter {name}
 

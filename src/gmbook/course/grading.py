@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gmbook.course import judge, kit, sandbox, sheets
-from gmbook.lab.checkpoint import write_atomically
+from gmbook.train.checkpoint import write_atomically
 
 GRADER_SECONDS = 120.0  # that a judge may take beyond the submission's own time
 

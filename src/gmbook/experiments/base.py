@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import plots
 from gmbook.core.model import Model
-from gmbook.lab import plots
-from gmbook.lab.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
-from gmbook.lab.plan import Draw, Plan
-from gmbook.lab.plan import plan as make_plan
-from gmbook.lab.processes import is_main, world
-from gmbook.lab.training import EMA, History, Log, fit
+from gmbook.train import EMA, History, Log, fit
+from gmbook.train.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
+from gmbook.train.plan import Draw, Plan
+from gmbook.train.plan import plan as make_plan
+from gmbook.train.processes import is_main, world
 
 BUDGETS = ("laptop", "gpu")
 
@@ -45,7 +45,7 @@ class Experiment:
         model: makes the model, with fresh weights.
         batches: (seed, batch size) -> the training stream.
         steps, size: how long, and the batch size.
-        options: further options of `lab.training.fit`: lr, warmup, decay, clip, bf16, weight_decay.
+        options: further options of `train.fit`: lr, warmup, decay, clip, bf16, weight_decay.
         ema: the decay of the averaged weights, which are the ones that are sampled from; None for no average.
         reference: the paper's own setting, in a sentence.
         sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
@@ -136,15 +136,15 @@ def run(
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
     The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
-    call with resume=True after a kill ends at the same weights. Under `lab.processes.joined` processes share the run.
+    call with resume=True after a kill ends at the same weights. Under `train.processes.joined` processes share the run.
 
     Args:
-        shares: cut each batch into so many parts, to save memory; see `lab.processes`.
+        shares: cut each batch into so many parts, to save memory; see `train.processes`.
         tensorboard: write the losses into the folder's `tensorboard`, too.
         backend: of torch.compile, where the experiment compiles.
 
     Raises:
-        FileExistsError, CheckpointError, Diverged: as `lab.training.fit`.
+        FileExistsError, CheckpointError, Diverged: as `train.fit`.
         ValueError: the folder to be resumed holds a run of another experiment or seed.
         RuntimeError: TensorBoard is wanted and not installed.
     """
@@ -213,7 +213,7 @@ def stand_in(model: Model) -> Draw:
     Raises:
         ValueError: they take none of these.
     """
-    where = model.anchor.device
+    where = model.device
     kinds: list[Draw] = [
         lambda n: (torch.rand(n, *model.shape, device=where),),
         lambda n: (torch.randint(2, (n, *model.shape), device=where),),

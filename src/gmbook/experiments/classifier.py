@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import data
+from gmbook.data.batches import Batches
 from gmbook.experiments import results
 from gmbook.experiments.base import Experiment, device
-from gmbook.lab import data
-from gmbook.lab.batches import Batches
-from gmbook.lab.classifier import Classifier
+from gmbook.metrics.classifier import Classifier
 
 
 def batches(seed: int, size: int) -> Batches:

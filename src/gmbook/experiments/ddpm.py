@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import data, metrics
 from gmbook.core.model import Model
+from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
-from gmbook.lab import data, metrics
-from gmbook.lab.batches import Batches, mirror
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
@@ -50,7 +50,7 @@ def image_batches(
 
 def guided(model: Any, scale: float) -> DDPM:
     """The same model with its network under classifier-free guidance of scale s; shares the weights."""
-    return DDPM(Guided(model.net, scale, CLASSES), model.shape, clip=1.0, levels=model.levels).to(model.anchor.device)
+    return DDPM(Guided(model.net, scale, CLASSES), model.shape, clip=1.0, levels=model.levels).to(model.device)
 
 
 def sample(model: Model, labels: Tensor, scale: float = 1.5, steps: int = 50) -> Tensor:

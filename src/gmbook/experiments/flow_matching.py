@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.ddpm import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
 from gmbook.experiments.judge import judge_colours, judge_digits
-from gmbook.lab import data, metrics
-from gmbook.lab.metrics import PixelGaussian
+from gmbook.metrics import PixelGaussian
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
@@ -49,7 +49,7 @@ def pixels(x: Tensor, levels: int = 256) -> Tensor:
 def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 25, levels: int = 256) -> Tensor:
     """Class-conditional samples by Heun's method (two network calls a step) with guidance: labels (n,) -> (n, C, H, W)
     in [−1, 1]."""
-    guided = model.around(Guided(model.net, scale, CLASSES))
+    guided = model.with_network(Guided(model.net, scale, CLASSES))
     chunks = [guided.sample(len(y), y, steps, heun) for y in labels.to(device()).split(250)]
     return pixels(torch.cat(chunks), levels).cpu()
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmbook import data
 from gmbook.core.model import Model
+from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
-from gmbook.lab import data
-from gmbook.lab.batches import Batches, mirror
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.papers.gan import GAN, r1
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import data, metrics
 from gmbook.experiments.base import device
-from gmbook.lab import data, efficientnet, fid, metrics
-from gmbook.lab.classifier import Classifier
-from gmbook.lab.metrics import PixelGaussian
+from gmbook.metrics import PixelGaussian, efficientnet, fid
+from gmbook.metrics.classifier import Classifier
 
 REFERENCE = 5000  # real images that samples are compared with; as many are left to be compared with them
 

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook import data, metrics, plots
 from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
+from gmbook.data.batches import TextBatches
 from gmbook.experiments.base import Experiment, device
-from gmbook.lab import data, metrics, plots
-from gmbook.lab.batches import TextBatches
-from gmbook.lab.letters import LetterChain
-from gmbook.lab.optimizers import muon
+from gmbook.laws.letters import LetterChain
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
+from gmbook.train.optimizers import muon
 
 REFERENCE = {
     "mdlm": "Sahoo et al. 2024, LM1B and OpenWebText: 12 layers, width 768 (110 M), AdamW 3e-4, warm-up 2,500, "

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.core.bijections import Logit
+from gmbook import data, metrics
+from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import Model
+from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
-from gmbook.lab import data, metrics
-from gmbook.lab.batches import Batches, mirror
-from gmbook.lab.metrics import PixelGaussian
+from gmbook.metrics import PixelGaussian
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
 

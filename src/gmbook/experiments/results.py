@@ -14,11 +14,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from gmbook import plots
 from gmbook.core.model import Model
+from gmbook.data.download import REPOSITORY
 from gmbook.experiments.base import Experiment, device, load, read_run
-from gmbook.lab import plots
-from gmbook.lab.checkpoint import newest_checkpoint, write_atomically
-from gmbook.lab.download import REPOSITORY
+from gmbook.train.checkpoint import newest_checkpoint, write_atomically
 
 LIMIT = 2_000_000  # bytes of one file of weights
 

@@ -1,6 +1,6 @@
 """Every paper's class on a toy law, in about a minute: what each of them reaches where the truth is known.
 
-The dataset's name is the law's: points in the plane of `lab.toys`, pairs of tokens of `lab.grids`. All nets are small,
+The dataset's name is the law's: points of `laws.plane`, pairs of tokens of `laws.pairs`. All nets are small,
 all batches are fresh draws, so nothing is memorised. `gmbook train flow_matching eight_gaussians` runs one of them.
 """
 
@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmbook import data, metrics
 from gmbook.core.chains import Chain
 from gmbook.core.model import Model
 from gmbook.core.paths import VPPath
 from gmbook.core.solvers import rk4
+from gmbook.data.batches import Batches, LawBatches
 from gmbook.experiments.base import Experiment
-from gmbook.lab import data, grids, metrics, toys
-from gmbook.lab.batches import Batches, LawBatches
+from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import MLP, AdaMLP, TimeMLP
 from gmbook.networks.transformer import MaskedTransformer, Transformer
 from gmbook.papers import ddim, gan, vae
@@ -48,7 +49,7 @@ VOCAB = 32
 # ------------------------------------------------------------------------------------------------------- measures
 
 
-def in_plane(toy: toys.Toy, draw: Draw) -> Callable[[Model, int], Metrics]:
+def in_plane(toy: plane.PlaneLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
     """Sliced W2 to the law in units of its noise floor, mean over five draws of n points; and the modes found."""
 
     @torch.no_grad()
@@ -64,7 +65,7 @@ def in_plane(toy: toys.Toy, draw: Draw) -> Callable[[Model, int], Metrics]:
     return evaluate
 
 
-def in_nats(toy: toys.Toy) -> Callable[[Any, int], Metrics]:
+def in_nats(toy: plane.PlaneLaw) -> Callable[[Any, int], Metrics]:
     """−E log p_θ(x) above the law's entropy, nats: the KL divergence to the model, with its standard error."""
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ def in_nats(toy: toys.Toy) -> Callable[[Any, int], Metrics]:
     return evaluate
 
 
-def on_grid(law: grids.TokenLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
+def on_grid(law: pairs.TokenLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
     """The total variation between n samples' histogram and the law, beside that of n true samples."""
 
     @torch.no_grad()
@@ -107,7 +108,7 @@ def own_sampler(model: Model, n: int) -> Tensor:
 
 def points(
     paper: str,
-    make: Callable[[], toys.Toy],
+    make: Callable[[], plane.PlaneLaw],
     model: Callable[[], Model],
     steps: int,
     draw: Draw = own_sampler,
@@ -134,7 +135,7 @@ def points(
 
 def tokens(paper: str, model: Callable[[], Model], steps: int, draw: Draw) -> Experiment:
     """An experiment on pairs of tokens, eight Gaussians on the 32×32 grid."""
-    law = grids.eight_gaussians(VOCAB)
+    law = pairs.eight_gaussians(VOCAB)
     return Experiment(
         paper,
         "grid",
@@ -213,7 +214,7 @@ def digits_stage() -> DCAE:
     return DCAE((1, 8, 8), 8, (16, 32, 64), (1, 1, 1), attention=2, head=16)
 
 
-GAUSSIANS = toys.eight_gaussians
+GAUSSIANS = plane.eight_gaussians
 EXPERIMENTS = (
     points("vae", GAUSSIANS, lambda: vae.VAE(MLP(2, 4), MLP(2, 2), 2, (2,), vae.Gaussian(0.2)), 4000, lr=5e-3),
     points(
@@ -225,11 +226,11 @@ EXPERIMENTS = (
         lr=1e-3,
     ),
     points("realnvp", GAUSSIANS, realnvp, 3000),
-    points("realnvp", toys.moons, realnvp, 3000, evaluate=in_nats(toys.moons())),
+    points("realnvp", plane.moons, realnvp, 3000, evaluate=in_nats(plane.moons())),
     points("glow", GAUSSIANS, lambda: Glow.on_vectors(2, 8, 64), 3000),
-    points("glow", toys.moons, lambda: Glow.on_vectors(2, 8, 64), 3000, evaluate=in_nats(toys.moons())),
+    points("glow", plane.moons, lambda: Glow.on_vectors(2, 8, 64), 3000, evaluate=in_nats(plane.moons())),
     points("ffjord", GAUSSIANS, ffjord, 600, size=256, lr=5e-3, clip=1.0),
-    points("ffjord", toys.moons, ffjord, 600, size=256, lr=5e-3, clip=1.0, evaluate=in_nats(toys.moons())),
+    points("ffjord", plane.moons, ffjord, 600, size=256, lr=5e-3, clip=1.0, evaluate=in_nats(plane.moons())),
     points("ddpm", GAUSSIANS, lambda: DDPM(net(), (2,), 200), 8000),
     points(
         "ddim",

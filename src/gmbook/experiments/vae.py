@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmbook import data, metrics
 from gmbook.core.model import Model
+from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.flow_matching import centred, pixels
 from gmbook.experiments.judge import judge_colours, judge_digits
-from gmbook.lab import data, metrics
-from gmbook.lab.batches import Batches, mirror
-from gmbook.lab.metrics import PixelGaussian
+from gmbook.metrics import PixelGaussian
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, OptimalGaussian

@@ -1,7 +1,7 @@
 """D3PM: Austin, Johnson, Ho, Tarlow, van den Berg. Structured Denoising Diffusion Models in Discrete State-Spaces.
 NeurIPS 2021, arXiv:2107.03006.
 
-Notation. The paper's steps t = 0..T are here times i/T in [0, 1]; its Q̄_t is the chain's kernel at keep = ᾱ(i/T). As in
+Notation. The paper's steps t = 0..T are here times i/T in [0, 1]; its Q̄_t is the chain's kernel at ᾱ(i/T). As in
 the paper, matrices act on row vectors. (Its image code counts t = 0..T − 1 and calls the data x_{−1}.) p̃ is the
 network's softmax. Where the code uses p̃ itself as p(x_0 | x_1), we use Eq. 4 at t = 1 too, so that the bound is exact.
 """
@@ -70,7 +70,7 @@ class D3PM(TokenModel):
 
     def _step(self, logits: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
         step = self.chain.posterior if self.form == "joint" else self.chain.mixture
-        return step(xt, logits.double().softmax(-1), self.schedule.keep(s), self.schedule.keep(t))
+        return step(xt, logits.double().softmax(-1), self.schedule.alpha_bar(s), self.schedule.alpha_bar(t))
 
     def terms(self, x: Tensor, xt: Tensor, i: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One term of the bound, and the cross-entropy of x_0, at steps i (B,) in 1..T: (B,), (B,), nats.
@@ -80,7 +80,7 @@ class D3PM(TokenModel):
         """
         t, s = self.time(i), self.time(i - 1)
         logits = self(xt, t, y)
-        truth = self.chain.posterior(xt, x, self.schedule.keep(s), self.schedule.keep(t))
+        truth = self.chain.posterior(xt, x, self.schedule.alpha_bar(s), self.schedule.alpha_bar(t))
         kl = kl_categorical(truth, self._step(logits, xt, t, s))  # (B, L)
         return kl.sum(-1), F.cross_entropy(logits.mT, x, reduction="none").sum(-1)
 
@@ -108,7 +108,7 @@ class D3PM(TokenModel):
         return total
 
     @torch.no_grad()
-    def denoise(
+    def trajectory(
         self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False
     ) -> Iterator[Tensor]:
         """x_T, …, x_0, each (n, L). With fewer than T steps it skips: Eq. 4 holds for any s < t.
@@ -126,8 +126,8 @@ class D3PM(TokenModel):
             yield x
 
     def sample(self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False) -> Tensor:
-        """n samples, (n, L): the end of `denoise`."""
-        return last(self.denoise(n, y, steps, greedy))
+        """n samples, (n, L): the end of `trajectory`."""
+        return last(self.trajectory(n, y, steps, greedy))
 
 
 # ------------------------------------------------------------------------------------------ transition matrices

@@ -13,23 +13,25 @@ import torch
 from torch import Tensor
 
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.paths import Path
+from gmbook.core.paths import GaussianPath
 from gmbook.core.solvers import last
 
 
-def transition_std(path: Path, t: Tensor, s: Tensor) -> Tensor:
+def transition_std(path: GaussianPath, t: Tensor, s: Tensor) -> Tensor:
     """The noise of q(x_t | x_s) for s < t: √(σ_t² − (α_t/α_s)²σ_s²), like t. On VP it is σ̂ = √(1 − ᾱ_t/ᾱ_s), §5."""
     ratio = path.alpha(t) / path.alpha(s)
     return (path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2).clamp(min=0).sqrt()
 
 
-def posterior_std(path: Path, t: Tensor, s: Tensor) -> Tensor:
+def posterior_std(path: GaussianPath, t: Tensor, s: Tensor) -> Tensor:
     """The std of q(x_s | x_t, x_0), σ_s/σ_t · √(σ_t² − (α_t/α_s)²σ_s²): Eq. 16 at η = 1 (ddim-sigma). Its square is
     β̃."""
     return path.sigma(s) / path.sigma(t) * transition_std(path, t, s)
 
 
-def coefficients(path: Path, t: Tensor, s: Tensor, eta: float = 0.0, hat: bool = False) -> tuple[Tensor, Tensor]:
+def coefficients(
+    path: GaussianPath, t: Tensor, s: Tensor, eta: float = 0.0, hat: bool = False
+) -> tuple[Tensor, Tensor]:
     """The factors of ε̂ and of z in the step from t to s, each like t (ddim-marginal).
 
     The noise is ς = η · posterior_std, and the direction is √(σ_s² − ς²): the squares add to σ_s², which keeps
@@ -92,7 +94,7 @@ def trajectory(
     yield denoiser.predict("x0", x, ts[-1], y)
 
 
-def sub_sequence(path: Path, steps: int, power: float = 1.0) -> Tensor:
+def sub_sequence(path: GaussianPath, steps: int, power: float = 1.0) -> Tensor:
     """τ_S, …, τ_1 as times, (S,): `power` 1 is the paper's linear choice, 2 its quadratic one (App. D.2)."""
     if steps == 1:
         return path.times(1)[:1]
@@ -113,7 +115,7 @@ def sample(
     return last(trajectory(denoiser, denoiser.prior(n), ts, eta, hat, y))
 
 
-def bound_weight(path: Path, t: Tensor, s: Tensor, eta: float) -> Tensor:
+def bound_weight(path: GaussianPath, t: Tensor, s: Tensor, eta: float) -> Tensor:
     """The factor γ of E‖ε − ε_θ‖² in the bound J_σ for the step from t to s, like t: Theorem 1 (ddim-objective).
 
     w²σ_t²/(2α_t²ς²), where w = α_s − √(σ_s² − ς²) α_t/σ_t is the factor of x_0 in the mean of q(x_s | x_t, x_0). The
@@ -124,7 +126,7 @@ def bound_weight(path: Path, t: Tensor, s: Tensor, eta: float) -> Tensor:
     return ((path.alpha(s) * ratio - direction) / noise) ** 2 / 2
 
 
-def gaussian_std(path: Path, std: Tensor, ts: Tensor, eta: float = 0.0, hat: bool = False) -> Tensor:
+def gaussian_std(path: GaussianPath, std: Tensor, ts: Tensor, eta: float = 0.0, hat: bool = False) -> Tensor:
     """The std of what `trajectory` returns for data N(0, std²) and the ideal network, like std (ddim-variance).
 
     Everything is linear there: x̂_0 = α_t std²/v_t x and ε̂ = σ_t/v_t x with v_t = α_t²std² + σ_t². So a step multiplies

@@ -1,6 +1,6 @@
 """Denoising Diffusion Probabilistic Models. Ho, Jain, Abbeel, NeurIPS 2020, arXiv:2006.11239.
 
-The paper's letters: β_i, α_i = 1 − β_i, ᾱ_i = ∏α_j for i = 1..T, and ᾱ_0 = 1. (`Path.alpha` of the book is √ᾱ.)
+The paper's letters: β_i, α_i = 1 − β_i, ᾱ_i = ∏α_j for i = 1..T, and ᾱ_0 = 1. (`GaussianPath.alpha` of the book is √ᾱ.)
 The book's time is t = i/T; tables here are indexed by the paper's i directly, with an entry for i = 0.
 """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import check_event
-from gmbook.core.paths import LinearPath, Path
+from gmbook.core.paths import GaussianPath, LinearPath
 from gmbook.core.solvers import Solver, dopri5, heun, last
 from gmbook.papers import score_sde
 
@@ -84,7 +84,7 @@ class FlowMatching(Denoiser):
         self,
         net: nn.Module,
         shape: tuple[int, ...],
-        path: Path | None = None,
+        path: GaussianPath | None = None,
         coupling: Coupling = independent,
         time_law: TimeLaw = uniform,
     ):
@@ -153,7 +153,7 @@ class FlowMatching(Denoiser):
     def prior(self, n: int) -> Tensor:
         """n draws of the noise where the flow starts, N(0, σ(1)² I): (n, *S)."""
         end = torch.tensor(self.path.flow_ends[1], dtype=torch.float64)
-        return self.path.sigma(end).to(self.anchor) * self.noise(n)
+        return self.path.sigma(end).to(self.device, self.dtype) * self.noise(n)
 
     def sample(self, n: int, y: Tensor | None = None, steps: int = 50, solver: Solver = heun) -> Tensor:
         """n samples by any ODE solver: (n, *S). For dopri5 take steps = 1, it chooses its own."""
@@ -186,7 +186,7 @@ class FlowMatching(Denoiser):
 # ---------------------------------------------------------------------------------------- what is known exactly
 
 
-def conditional_velocity(path: Path, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+def conditional_velocity(path: GaussianPath, xt: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     """u_t(x | x_0) = σ'/σ (x − αx_0) + α'x_0, Theorem 3 (fm-conditional): (B, *S). On the two paths of the paper
     (fm-ot-field, fm-vp-field).
 
@@ -196,7 +196,7 @@ def conditional_velocity(path: Path, xt: Tensor, x0: Tensor, t: Tensor) -> Tenso
     return path.convert(x0, xt, t, "x0", "velocity")
 
 
-def gaussian_floor(std: float, path: Path, t: Tensor) -> Tensor:
+def gaussian_floor(std: float, path: GaussianPath, t: Tensor) -> Tensor:
     """C_t = s²(ασ' − σα')²/(α²s² + σ²), like t (fm-gaussian-floor): the least L_CFM per dimension at time t for data
     N(m, s²I).
 

@@ -124,7 +124,7 @@ class GAN(Model):
         """G(z) with z ~ N(0, I): (n, *S). Labels play no part. Call `eval()` first if G has batch normalisation."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
+        z = torch.randn(n, self.latent, device=self.device, dtype=self.dtype)
         return self.generator(z)
 
     def networks(self) -> list[nn.Module]:

@@ -100,7 +100,7 @@ class DiffusionHead(Head):
     def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
         model = self.diffusion
         if null is not None:
-            model = model.around(Guided(model.net, scale, null))
+            model = model.with_network(Guided(model.net, scale, null))
         return model.sample(len(z), z, temperature)
 
 
@@ -231,7 +231,7 @@ class MAR(Model):
 
     def draw_order(self, n: int) -> Tensor:
         """The place of the token that is generated first, second, …: (n, L)."""
-        places = torch.arange(self.backbone.tokens, device=self.anchor.device).expand(n, -1)
+        places = torch.arange(self.backbone.tokens, device=self.device).expand(n, -1)
         return places if self.order == "raster" else torch.rand(places.shape, device=places.device).argsort(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -251,7 +251,7 @@ class MAR(Model):
         return cosine_sizes(self.backbone.tokens, steps)
 
     @torch.no_grad()
-    def generate(
+    def trajectory(
         self, n: int, y: Tensor | None = None, steps: int | None = None, scale: float = 1.0, temperature: float = 1.0
     ) -> Iterator[Tensor]:
         """What is known after each step, (n, *S), NaN where no token is yet. One call of the backbone per step.
@@ -274,7 +274,7 @@ class MAR(Model):
                 raise ValueError(f"guidance by {scale} needs labels: build the backbone with classes=..., and give y")
             y, copies = torch.cat([y, torch.full_like(y, self.backbone.classes)]), 2
         order = self.draw_order(n)
-        tokens = self.anchor.new_full((n, total, self.backbone.channels), torch.nan)
+        tokens = torch.full((n, total, self.backbone.channels), torch.nan, device=self.device, dtype=self.dtype)
         known = 0
         for size in self.sizes(steps):
             seen, places = tokens.nan_to_num().repeat(copies, 1, 1), order.repeat(copies, 1)
@@ -287,8 +287,8 @@ class MAR(Model):
     def sample(
         self, n: int, y: Tensor | None = None, steps: int | None = None, scale: float = 1.0, temperature: float = 1.0
     ) -> Tensor:
-        """n samples, (n, *S): the end of `generate`."""
-        return last(self.generate(n, y, steps, scale, temperature))
+        """n samples, (n, *S): the end of `trajectory`."""
+        return last(self.trajectory(n, y, steps, scale, temperature))
 
 
 def _take(tokens: Tensor, order: Tensor) -> Tensor:

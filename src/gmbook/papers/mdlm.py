@@ -1,7 +1,7 @@
 """MDLM: Sahoo, Arriola, Schiff, Gokaslan, Marroquin, Chiu, Rush, Kuleshov. Simple and Effective Masked Diffusion
 Language Models. NeurIPS 2024, arXiv:2406.07524. Section and equation numbers are those of arXiv v2.
 
-Notation. The paper's α_t is our ᾱ(t) = `schedule.keep`, a probability; its z_t is x_t; its mask m is the token
+Notation. The paper's α_t is our ᾱ(t) = `schedule.alpha_bar`, a probability; its z_t is x_t; its mask m is the token
 V = vocab. The paper multiplies columns. Its code clips t at 10⁻³ and ends with an argmax; in float64 neither is
 needed: ᾱ(0) = 1, so that the last step reveals every mask by a draw.
 """
@@ -81,7 +81,7 @@ class MDLM(TokenModel):
 
     def _reveal(self, t: Tensor, s: Tensor) -> Tensor:
         """The probability that a mask at t is a token at s: (ᾱ_s − ᾱ_t)/(1 − ᾱ_t). Eqs. 6, 7 (mdlm-posterior)."""
-        return (self.schedule.keep(s) - self.schedule.keep(t)) / self.schedule.moved(t)
+        return (self.schedule.alpha_bar(s) - self.schedule.alpha_bar(t)) / self.schedule.moved(t)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The bound at one low-discrepancy time each: (), nats per token, averaged over all tokens, masked or not."""
@@ -142,10 +142,10 @@ class MDLM(TokenModel):
         return total
 
     def _times(self, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=self.anchor.device)
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=self.device)
 
     @torch.no_grad()
-    def denoise(
+    def trajectory(
         self, n: int, y: Tensor | None = None, steps: int = 128, known: Tensor | None = None, cache: bool = True
     ) -> Iterator[Tensor]:
         """x_1, …, x_0, each (n, L): the ancestral sampler, Section 4.1 (mdlm-ancestral).
@@ -160,7 +160,7 @@ class MDLM(TokenModel):
             cache: call the network on rows that changed and are not done, only (mdlm-cache-calls); of no effect if the
                 network is `timed`.
         """
-        x = torch.full((n, *self.shape), self.mask, device=self.anchor.device)
+        x = torch.full((n, *self.shape), self.mask, device=self.device)
         x = x if known is None else torch.where(known >= 0, known, x)
         yield x
         probabilities = torch.zeros(*x.shape, self.mask, dtype=torch.float64, device=x.device)
@@ -179,8 +179,8 @@ class MDLM(TokenModel):
     def sample(
         self, n: int, y: Tensor | None = None, steps: int = 128, known: Tensor | None = None, cache: bool = True
     ) -> Tensor:
-        """n samples, (n, L): the end of `denoise`."""
-        return last(self.denoise(n, y, steps, known, cache))
+        """n samples, (n, L): the end of `trajectory`."""
+        return last(self.trajectory(n, y, steps, known, cache))
 
     @torch.no_grad()
     def first_hitting(self, n: int, y: Tensor | None = None) -> Tensor:
@@ -189,7 +189,7 @@ class MDLM(TokenModel):
         With m masks left, the next one is revealed when 1 − ᾱ has fallen by a factor u^{1/m}, u uniform; it is
         any of the m, and its token comes from x_θ at that time (mdlm-first-hitting).
         """
-        x = torch.full((n, *self.shape), self.mask, device=self.anchor.device)
+        x = torch.full((n, *self.shape), self.mask, device=self.device)
         moved = self.schedule.moved(self.moment(1.0)).expand(n)
         rows = torch.arange(n, device=x.device)
         for masks in range(self.shape[0], 0, -1):

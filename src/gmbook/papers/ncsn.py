@@ -84,7 +84,7 @@ class LevelPath(VEPath):
         self.levels = levels
 
     def times(self, steps: int, power: float = 1.0) -> Tensor:
-        """As `Path.times`, rounded to the levels. More steps than levels stand still at some; samplers allow it."""
+        """As `GaussianPath.times`, on the levels. More steps than levels stand still at some; samplers allow it."""
         return (super().times(steps, power) * (self.levels - 1)).round() / (self.levels - 1)
 
 

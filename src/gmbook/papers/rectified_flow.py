@@ -5,7 +5,7 @@ The paper's time runs from noise to data, the book's from data to noise: t_paper
 noise, which may come from any law, its X_1 ~ π_1 our x_0; so X_1 − X_0 is x_0 − noise, and our velocity is the other
 way round, noise − x_0 on average. Straightness and transport costs do not care about the direction.
 
-k-rectified flow (the paper's Reflow), with the tools of gmbook.lab:
+k-rectified flow (the paper's Reflow), with `gmbook.train` and `gmbook.data.batches`:
 
     list(train(flow, batches, steps=n))  # 1-rectified: batches (x0,), each with fresh noise
     for k in 2, 3:  # k-rectified: batches (z0, noise), as the flow has joined them

@@ -19,7 +19,7 @@ from gmbook.core.denoiser import Denoiser
 from gmbook.core.divergence import log_likelihood as ode_log_likelihood
 from gmbook.core.gaussians import log_normal
 from gmbook.core.model import check_event
-from gmbook.core.paths import Path, broadcast
+from gmbook.core.paths import GaussianPath, broadcast
 from gmbook.core.solvers import Field, Solver, dopri5, euler_maruyama, heun, last
 
 
@@ -32,7 +32,7 @@ class ScoreSDE(Denoiser):
             (arXiv:2101.09258).
     """
 
-    def __init__(self, net: nn.Module, path: Path, shape: tuple[int, ...], likelihood_weighting: bool = False):
+    def __init__(self, net: nn.Module, path: GaussianPath, shape: tuple[int, ...], likelihood_weighting: bool = False):
         super().__init__(net, path, "eps", shape)
         self.likelihood_weighting = likelihood_weighting
 

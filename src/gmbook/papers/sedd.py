@@ -58,8 +58,8 @@ class SEDD(TokenModel):
         scaled: bool = False,
     ):
         super().__init__(net, shape, chain, schedule or LinearSchedule(end=1e-3))
-        if not bool(self.schedule.keep(self.moment(1.0)) > 0):
-            raise ValueError("SEDD needs a schedule with keep(1) > 0, such as LinearSchedule(end=1e-3)")
+        if not bool(self.schedule.alpha_bar(self.moment(1.0)) > 0):
+            raise ValueError("SEDD needs a schedule with alpha_bar(1) > 0, such as LinearSchedule(end=1e-3)")
         self.scaled = scaled
 
     def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class SEDD(TokenModel):
         """
         output = self(xt, t, y).double()
         if self.scaled:
-            law = self.chain.prior(self.schedule.keep(t.double())).reshape(-1, 1, self.chain.states)
+            law = self.chain.prior(self.schedule.alpha_bar(t.double())).reshape(-1, 1, self.chain.states)
             law = law.expand(*xt.shape, -1)
             output = output + (law / law.gather(-1, xt[..., None])).log()[..., : self.chain.vocab]
         padding = output.new_zeros(*xt.shape, self.chain.states - self.chain.vocab)
@@ -89,8 +89,8 @@ class SEDD(TokenModel):
         reaches x_t at the rate σ(t)π_{x_t}, so an absorbing chain weighs masked positions only; with
         s_y = x_θ(y)/(e^σ̄ − 1) it is MDLM's weighted cross-entropy (sedd-absorbing).
         """
-        keep = self.schedule.keep(t)
-        law = self.chain.transition(x, keep)
+        alpha_bar = self.schedule.alpha_bar(t)
+        law = self.chain.transition(x, alpha_bar)
         ratio = law / law.gather(-1, xt[..., None])
         entropy = (self._rates(xt) * score_entropy(self.log_score(xt, t, y), ratio)).sum((-2, -1))
         return self.schedule.noise_rate(t) * entropy
@@ -116,33 +116,33 @@ class SEDD(TokenModel):
         decoder = self.tweedie(xt, start, torch.ones_like(start), y)
         return total - decoder.gather(-1, x[..., None]).log().sum((-2, -1))
 
-    def euler(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
+    def euler(self, xt: Tensor, t: Tensor, alpha_bar_s: Tensor, y: Tensor | None = None) -> Tensor:
         """p(x_s | x_t) = δ_{x_t} + Δσ̄ s_y Q(x_t, y), clipped to a law: (B, L, states). Section 4.1 (sedd-euler).
 
         The step is the difference of σ̄, which is σ(t)Δt to first order and stays finite at the ends.
         """
-        step = (keep_s / self.schedule.keep(t)).log()
+        step = (alpha_bar_s / self.schedule.alpha_bar(t)).log()
         jumps = step * self.log_score(xt, t, y).exp() * self._rates(xt)
         stay = (1 - jumps.sum(-1, keepdim=True)).clamp(min=0)
         law = torch.where(self._present(xt), stay, jumps)
         return law / law.sum(-1, keepdim=True)
 
-    def tweedie(self, xt: Tensor, t: Tensor, keep_s: Tensor, y: Tensor | None = None) -> Tensor:
+    def tweedie(self, xt: Tensor, t: Tensor, alpha_bar_s: Tensor, y: Tensor | None = None) -> Tensor:
         """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Eq. 19, after Theorem 4.1
         (sedd-tweedie).
 
         With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
-        the error of a finite step comes from. At keep_s = 1, where data hold no mask, the mask's entry is cut off:
+        the error of a finite step comes from. At alpha_bar_s = 1, where data hold no mask, the mask's entry is cut off:
         learned scores leave it some mass.
         """
-        keep = self.schedule.keep(t)
-        undone = self.chain.undo(self.log_score(xt, t, y).exp(), keep, keep_s)
-        law = (undone * self.chain.arrival(xt, keep, keep_s)).clamp(min=0)
-        law[..., self.chain.vocab :] *= keep_s < 1
+        alpha_bar = self.schedule.alpha_bar(t)
+        undone = self.chain.undo(self.log_score(xt, t, y).exp(), alpha_bar, alpha_bar_s)
+        law = (undone * self.chain.arrival(xt, alpha_bar, alpha_bar_s)).clamp(min=0)
+        law[..., self.chain.vocab :] *= alpha_bar_s < 1
         return law / law.sum(-1, keepdim=True)
 
     @torch.no_grad()
-    def denoise(
+    def trajectory(
         self,
         n: int,
         y: Tensor | None = None,
@@ -163,11 +163,11 @@ class SEDD(TokenModel):
         x = clamp(self.prior(n), known)
         yield x
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=x.device)
-        keeps = self.schedule.keep(times)
-        keeps[-1] = 1.0
-        for k, (t, keep_s) in enumerate(zip(times[:-1], keeps[1:])):
+        alpha_bars = self.schedule.alpha_bar(times)
+        alpha_bars[-1] = 1.0
+        for k, (t, alpha_bar_s) in enumerate(zip(times[:-1], alpha_bars[1:])):
             step = self.euler if sampler == "euler" and k < steps - 1 else self.tweedie
-            x = clamp(categorical(step(x, t, keep_s, y)), known)
+            x = clamp(categorical(step(x, t, alpha_bar_s, y)), known)
             yield x
 
     def sample(
@@ -178,8 +178,8 @@ class SEDD(TokenModel):
         sampler: Literal["tweedie", "euler"] = "tweedie",
         known: Tensor | None = None,
     ) -> Tensor:
-        """n samples, (n, L): the end of `denoise`."""
-        return last(self.denoise(n, y, steps, sampler, known))
+        """n samples, (n, L): the end of `trajectory`."""
+        return last(self.trajectory(n, y, steps, sampler, known))
 
 
 def clamp(x: Tensor, known: Tensor | None) -> Tensor:

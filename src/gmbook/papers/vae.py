@@ -203,7 +203,7 @@ class VAE(Model):
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """E[x | z] for n draws z ~ p(z): (n, *S). (`likelihood.draw` adds the decoder's own noise.)"""
-        z = torch.randn(n, self.latent, device=self.anchor.device, dtype=self.anchor.dtype)
+        z = torch.randn(n, self.latent, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             return self.likelihood.mean(self.decoder(z))
 

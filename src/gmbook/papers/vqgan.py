@@ -61,7 +61,7 @@ class Adversary(nn.Module):
         self.discriminator, self.weight, self.delta, self.game = discriminator, weight, delta, game
         self._last = (last,)  # in a tuple: the decoder owns it, and it must not be registered here too
 
-    def push(self, rec: Tensor, fake: Tensor) -> Tensor:
+    def generator_term(self, rec: Tensor, fake: Tensor) -> Tensor:
         """weight · λ · L_adv(x̂), the term of the autoencoder's loss: rec (), fake (B, *S) -> (). Needs gradients."""
         adv = self.game.generator(self.discriminator(fake)).mean()
         return self.weight * adaptive_weight(rec, adv, self._last[0], self.delta) * adv
@@ -137,7 +137,7 @@ class Autoencoder(Model, ABC):
 
         def autoencoder(x: Tensor, y: Tensor | None = None) -> Tensor:
             rec, penalty, output = self._rec_and_reg(x)
-            return rec + adversary.push(rec, output) + penalty
+            return rec + adversary.generator_term(rec, output) + penalty
 
         def discriminator(x: Tensor, y: Tensor | None = None) -> Tensor:
             with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import TablePath
-from gmbook.lab import toys
+from gmbook.laws import plane
 from gmbook.papers.ddpm import linear_betas
 
 
@@ -514,7 +514,7 @@ PATH = TablePath(linear_betas(100))
 
 def known(quantity, x, i):
     """E[quantity | x_i] for the moons."""
-    return Truth(toys.moons(), PATH, quantity)(x, i.double() / 100)
+    return Truth(plane.moons(), PATH, quantity)(x, i.double() / 100)
 
 
 class denoise:

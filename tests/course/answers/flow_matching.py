@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import LinearPath, VPPath
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 class constant_width:
@@ -632,7 +632,7 @@ PATH = LinearPath()
 
 def known(quantity, x, t, path=PATH):
     """E[quantity | x_t] for the moons."""
-    return Truth(toys.moons(), path, quantity)(x, t)
+    return Truth(plane.moons(), path, quantity)(x, t)
 
 
 class velocity:

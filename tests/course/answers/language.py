@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 class covering:
@@ -513,7 +513,7 @@ class apart:
         return torch.dot(x[0] - y[0], x[1] - y[1])
 
 
-LAW = toys.moons()
+LAW = plane.moons()
 GENERATOR = torch.Generator().manual_seed(5)
 PLACES = torch.randint(72, (2000,), generator=GENERATOR)
 SEEN = LAW.law.means[PLACES].float() + 0.12 * torch.randn(2000, 2, generator=GENERATOR)

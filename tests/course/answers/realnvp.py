@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 class bits:
@@ -556,7 +556,7 @@ class slope:
         return (s**2 + 4 * weight * (1 - weight) * m**2) ** 0.5
 
 
-LAW = toys.moons()
+LAW = plane.moons()
 
 
 class log_density:

@@ -26,7 +26,7 @@ from gmbook.course.kit import (
     samples,
     whole,
 )
-from gmbook.lab import toys
+from gmbook.laws import plane
 from gmbook.papers.ddpm import linear_betas
 
 
@@ -283,7 +283,7 @@ def denoise(answer: Any) -> None:
 
     The excess over the least possible loss is exact: the mean square distance from E[ε | x_i], which is known.
     """
-    law, path, steps = toys.moons(), TablePath(linear_betas(100)), 100
+    law, path, steps = plane.moons(), TablePath(linear_betas(100)), 100
     i = torch.randint(1, steps + 1, (20_000,))
     x = path.interpolate(law.sample(len(i)), torch.randn(len(i), 2), i.double() / steps)
     got = samples(answer(x, i), (len(i), 2), "the estimate")

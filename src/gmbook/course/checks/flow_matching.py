@@ -31,7 +31,7 @@ from gmbook.course.kit import (
     numbers,
     samples,
 )
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 def from_score(law: Any, x: Tensor, t: Tensor) -> Tensor:
@@ -337,7 +337,7 @@ def velocity(answer: Any) -> None:
 
     L_FM is exact: the mean square distance from the marginal field, which is known.
     """
-    law, path = toys.moons(), LinearPath()
+    law, path = plane.moons(), LinearPath()
     t = between(0.005, 1, 10_000)
     x = path.interpolate(law.sample(len(t)), torch.randn(len(t), 2), t)
     got = samples(answer(x, t), (len(t), 2), "the velocity")

@@ -24,7 +24,7 @@ from gmbook.course.kit import (
     over_the_square,
     samples,
 )
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 def mixture(count: int, low: float = 0.4, high: float = 1.2) -> tuple[Tensor, Tensor, Tensor]:
@@ -316,7 +316,7 @@ def density(answer: Any) -> None:
 
     Looked at by its integral over the plane, and by the mean log-ratio to the truth on new samples.
     """
-    law = toys.moons()
+    law = plane.moons()
     square, area = over_the_square(-4.0, 4.0, 150)
     x = law.sample(6000).float()
     logs, found = at_once(answer, (square, x), "the log-density")

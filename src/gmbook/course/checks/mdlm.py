@@ -23,7 +23,7 @@ from gmbook.course.kit import (
     samples,
     uncorrelated,
 )
-from gmbook.lab import grids, toys
+from gmbook.laws import pairs, plane
 
 
 def grid(steps: int) -> Tensor:
@@ -249,7 +249,7 @@ def cut(answer: Any) -> None:
 
     L_cut(x) = Σ_k c_k E_{|S|=k}[(1/k) Σ_{l in S} −log x_θ]. Looked at by quadrature in time.
     """
-    nodes, weights = toys.legendre(40)
+    nodes, weights = plane.legendre(40)
     for length in (2, 5, 20, 1):
         least = 10 ** (-1.5 * torch.rand(()).item() - 0.3)
         u = least + (1 - least) * nodes.double()
@@ -321,12 +321,12 @@ def race(answer: Any) -> None:
     agree(got, torch.tensor(q / (1 + q)), f"The chance for weight {q:.3f} and 16 bits", tolerance=1e-3)
 
 
-def sum_law() -> grids.TokenLaw:
+def sum_law() -> pairs.TokenLaw:
     """Three letters of five: two drawn unevenly, the third their sum modulo 5, but in three cases of twenty any."""
     one, two = torch.tensor([5.0, 4, 3, 2, 1]).double() / 15, torch.tensor([1.0, 1, 1, 3, 4]).double() / 10
     places = torch.arange(5)
     total = (places[:, None] + places)[..., None] % 5 == places
-    return grids.TokenLaw(one[:, None, None] * two[:, None] * (0.85 * total.double() + 0.15 / 5))
+    return pairs.TokenLaw(one[:, None, None] * two[:, None] * (0.85 * total.double() + 0.15 / 5))
 
 
 @exercise(points=3, stars=2, kind="experiment")

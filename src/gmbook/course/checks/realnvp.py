@@ -21,7 +21,7 @@ from gmbook.course.kit import (
     numbers,
     over_the_square,
 )
-from gmbook.lab import toys
+from gmbook.laws import plane
 
 
 def some_mask(shape: Sequence[int]) -> Tensor:
@@ -224,7 +224,7 @@ def gap(answer: Any) -> None:
 
     Looked at by quadrature within the cells of random integers.
     """
-    u, weights = toys.legendre(40)
+    u, weights = plane.legendre(40)
     for dims in (1, 3, 4):
         rates = 0.3 + 4 * torch.rand(dims)
         k = torch.randint(4, (dims,))
@@ -361,7 +361,7 @@ def log_density(answer: Any) -> None:
 
     Looked at on 20,000 points of the law, whose density is known, and by an integral over a grid.
     """
-    law = toys.moons()
+    law = plane.moons()
     square, area = over_the_square(-6.0, 6.0, 210)
     x = law.sample(20_000)
     logs, found = at_once(answer, (square, x), "log p")
