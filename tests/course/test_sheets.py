@@ -19,6 +19,7 @@ import matplotlib
 import pytest
 
 from gmbook.course import sheets
+from gmbook.course.cells import Cells
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent
@@ -47,10 +48,11 @@ def answers(sheet: sheets.Sheet) -> dict[str, dict[str, Any]]:
 def executed(notebook, skip_grades: bool) -> dict[str, Any]:
     """The namespace after running a notebook's code cells in order; a cell that raises is passed over."""
     space: dict[str, Any] = {"__name__": "__main__"}
+    cells = Cells(space)
     for cell in notebook.cells:
         if cell.cell_type == "code" and not (skip_grades and sheets.of_cell(cell).get("grade")):
             try:
-                exec(compile(cell.source, f"<{sheets.of_cell(cell).get('grade_id', 'cell')}>", "exec"), space)
+                cells.run(cell.source, sheets.of_cell(cell).get("grade_id", "cell"))
             except NotImplementedError:  # a blank
                 space.setdefault("blanks", []).append(cell)
             except NameError:  # what a blank did not define

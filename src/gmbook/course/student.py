@@ -53,10 +53,11 @@ class Notebook:
     def __init__(self, peer):  # type: ignore[no-untyped-def]  # torch, and all that needs it, is imported later
         import types
 
+        from gmbook.course.cells import Cells
+
         module = types.ModuleType("__main__")
-        module.__dict__.update(display=lambda *things, **options: None)
         sys.modules["__main__"] = module
-        self.names, self.peer = module.__dict__, peer
+        self.names, self.cells, self.peer = module.__dict__, Cells(module.__dict__), peer
         self.before: Any = None
 
     def offers(self) -> list:
@@ -66,7 +67,7 @@ class Notebook:
     def run(self, source: str, place: str) -> str | None:
         """Run a cell; what it raised, or None."""
         try:
-            exec(compile(plain(source, place), f"<{place}>", "exec"), self.names)
+            self.cells.run(source, place)
         except BaseException as error:  # SystemExit too
             return f"{type(error).__name__}: {error}"[:500]
         return None
@@ -92,19 +93,6 @@ class Notebook:
         import torch
 
         torch.set_default_dtype(self.before)
-
-
-def plain(source: str, place: str) -> str:
-    """Python without the notebook's own commands (%matplotlib, !pip), where there are any."""
-    try:
-        compile(source, place, "exec")
-    except (SyntaxError, ValueError):
-        lines = [
-            line[: len(line) - len(line.lstrip())] + "pass" if line.lstrip()[:1] in ("%", "!") else line
-            for line in source.splitlines()
-        ]
-        return "\n".join(lines)
-    return source
 
 
 if __name__ == "__main__":
