@@ -317,7 +317,7 @@ def density(answer: Any) -> None:
     Looked at by its integral over the plane, and by the mean log-ratio to the truth on new samples.
     """
     law = plane.moons()
-    square, area = over_the_square(-4.0, 4.0, 150)
+    square, area = over_the_square(-4.0, 4.0, 120)
     x = law.sample(6000).float()
     logs, found = at_once(answer, (square, x), "the log-density")
     mass = logs.exp().sum().item() * area
