@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWN_BY = ("tools/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/*.py")
+DRAWN_BY = ("tools/front.py", "src/gmbook/laws/plane.py", "src/gmbook/plots/*.py", "src/gmbook/core/**/*.py")
 WORDS = "Points that begin as a round cloud of noise flow into the five curved arms of a pinwheel."
 
 

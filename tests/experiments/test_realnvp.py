@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gmbook import data, experiments
-from gmbook.core.bijections import Flow, Logit, StandardLogistic
+from gmbook.core.flows.density import Flow, StandardLogistic
+from gmbook.core.flows.pixels import Logit
 from gmbook.data import ImageSet
 from gmbook.experiments import realnvp
 from gmbook.train import train

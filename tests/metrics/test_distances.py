@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from gmbook import data, metrics
-from gmbook.core.bijections import Logit
+from gmbook.core.flows.pixels import Logit
 from gmbook.laws import plane
 
 

@@ -7,7 +7,9 @@ import scipy.stats
 import torch
 from torch import nn
 
-from gmbook.core.bijections import ActNorm, Compose, InvertibleLinear, SplitCoupling
+from gmbook.core.flows.base import Compose
+from gmbook.core.flows.couplings import SplitCoupling
+from gmbook.core.flows.linear import ActNorm, InvertibleLinear
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
 

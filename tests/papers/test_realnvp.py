@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmbook.core.bijections import FlowBatchNorm
+from gmbook.core.flows.linear import FlowBatchNorm
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
 

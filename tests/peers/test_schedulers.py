@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmbook.core.bijections import AffineCoupling, parity_mask
+from gmbook.core.flows.couplings import AffineCoupling, parity_mask
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.flow_matching import optimal_transport

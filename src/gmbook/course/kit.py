@@ -35,6 +35,9 @@ NESTED = 12  # how deep an answer's lists may go
 class Wrong(Exception):
     """The answer lacks a property; the message is the hint that the student reads."""
 
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in self.args).strip() or "It lacks a property that the exercise asks for."
+
 
 class Unanswered(Wrong):
     """The blank is still a blank."""
@@ -55,13 +58,13 @@ class Verdict:
     possible: int  # points of the exercise
     points: int  # all of them or none
     answered: bool
-    hint: str  # empty when right
+    hint: str  # for the student; it decides nothing
     seed: int  # with which the same random inputs come again
 
     @property
     def right(self) -> bool:
         """Whether the answer has every property that was looked at."""
-        return self.answered and not self.hint
+        return self.answered and self.points == self.possible
 
     def __str__(self) -> str:
         if self.right:
@@ -94,15 +97,15 @@ class Exercise:
             seed: of the random inputs; None for a fresh one.
         """
         seed = secrets.randbits(48) if seed is None else seed
-        answered, hint = True, ""
+        points, answered, hint = 0, True, ""
         with own_randomness(seed, torch.float32 if self.kind == "experiment" else torch.float64):
             try:
                 if answer is None or answer is ...:
                     raise Unanswered("There is no answer in the cell above.")
                 self.look(careful(answer))
+                points = self.points  # only an examination that came to its end gives any
             except Wrong as wrong:
-                answered, hint = not isinstance(wrong, Unanswered), str(wrong)
-        points = self.points if answered and not hint else 0
+                answered, hint = not isinstance(wrong, Unanswered), said(wrong)
         return Verdict(self.name, self.points, points, answered, hint, seed)
 
     def __call__(self, answer: Any) -> None:
@@ -173,8 +176,8 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except NotImplementedError as blank:
             raise Unanswered("The blank is not filled in.") from blank
-        except Exception as error:  # whatever a student's code may raise
-            raise Wrong(f"It raised {type(error).__name__}: {shortened(str(error))}") from error
+        except (Exception, SystemExit) as error:  # whatever a student's code may raise
+            raise Wrong(f"It raised {type(error).__name__}: {said(error)}") from error
         for place, (copy, given) in enumerate(zip(copies, arguments), 1):
             if isinstance(given, Tensor) and not torch.equal(copy, given):
                 raise Wrong(f"It changes its argument number {place} in place: work on a new tensor instead.")
@@ -226,6 +229,14 @@ def shortened(text: str, most: int = 200) -> str:
     """At most so many characters, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, on one line; its class may be the student's and refuse to speak."""
+    try:
+        return shortened(str(error))
+    except Exception:
+        return "(no message)"
 
 
 # ----------------------------------------------------------------------------------------------- what came back
@@ -347,54 +358,106 @@ def hold(condition: bool | Tensor, hint: str) -> None:
 
 # -------------------------------------------------------------------------------------------- statistics of draws
 
+# The tolerance of each is made of the spread that the *right* law has: an answer's own would let it choose its bar.
 SIGMAS = 6.0  # a right answer fails one comparison in 500 million
+FARTHEST = 3.3  # of √n sup|F_n − F|, Kolmogorov's distance: exceeded once in a billion
 
 
-def mean_is(draws: Tensor, want: Tensor | float, what: str, sigmas: float = SIGMAS) -> None:
-    """The mean over the first axis is `want`, within so many standard errors.
+def mean_is(draws: Tensor, want: Tensor | float, what: str, std: Tensor | float) -> None:
+    """The mean over the first axis is `want`, within six standard errors of draws that have this `std`.
 
-    Raises:
-        Wrong: some entry is not, or the draws do not vary and are not exact.
-    """
-    want = torch.as_tensor(want, dtype=draws.dtype)
-    error = draws.std(0) / math.sqrt(len(draws))
-    off = (draws.mean(0) - want).abs() > sigmas * error + 1e-9 * (1 + want.abs())
-    if bool(off.any()):
-        raise Wrong(f"{what}: the mean is not right{kind_of_statistic(draws.mean(0), want, error)}")
-
-
-def variance_is(draws: Tensor, want: Tensor | float, what: str, sigmas: float = SIGMAS) -> None:
-    """The variance over the first axis is `want`, within so many standard errors (from the fourth moment).
+    Args:
+        std: of one draw, by the right law, or an upper bound of it; for each entry or for all.
 
     Raises:
         Wrong: some entry is not.
     """
-    want = torch.as_tensor(want, dtype=draws.dtype)
-    squares = (draws - draws.mean(0)).square()
-    got, error = squares.mean(0), squares.std(0) / math.sqrt(len(draws))
-    off = (got - want).abs() > sigmas * error + 1e-9 * (1 + want.abs())
-    if bool(off.any()):
-        word = "small" if bool((got < want)[off].all()) else "large" if bool((got > want)[off].all()) else "different"
-        raise Wrong(f"{what}: the variance is too {word}." if word != "different" else f"{what}: the variance differs.")
+    want, std = (torch.as_tensor(value, dtype=draws.dtype).detach() for value in (want, std))
+    got, luck = draws.detach().mean(0), SIGMAS * std / math.sqrt(max(1, len(draws))) + 1e-9 * (1 + want.abs())
+    if not bool(((got - want).abs() <= luck).all()):  # also where there are no draws
+        flipped = bool(((got + want).abs() <= luck).all()) and bool((want.abs() > luck).any())
+        raise Wrong(f"{what}: the mean is not right{': look at its sign.' if flipped else '.'}")
 
 
-def uncorrelated(draws: Tensor, what: str) -> None:
+def chance_std(chance: Tensor | float) -> Tensor:
+    """The standard deviation of a truth value that holds with this chance."""
+    chance = torch.as_tensor(chance)
+    return (chance * (1 - chance)).sqrt()
+
+
+def uncorrelated(unit: Tensor, what: str) -> None:
     """The coordinates of draws (B, D) have no correlation, within six standard errors.
+
+    Args:
+        unit: with mean 0 and variance 1 by the right law.
 
     Raises:
         Wrong: some pair has: the same noise, perhaps, was used for both.
     """
-    least = 1e-9 * (1 + draws.mean(0).abs())  # below it is rounding, not noise
-    unit = (draws - draws.mean(0)) / torch.maximum(draws.std(0), least)
-    off = (unit.T @ unit / len(draws)).fill_diagonal_(0.0).abs().max()
-    if off > SIGMAS / math.sqrt(len(draws)):
-        raise Wrong(f"{what}: coordinates are correlated. Does each get its own noise?")
+    off = (unit.T @ unit / len(unit)).fill_diagonal_(0.0).abs().max()
+    hold(off <= SIGMAS / math.sqrt(len(unit)), f"{what}: coordinates are correlated. Does each get its own noise?")
 
 
-def kind_of_statistic(got: Tensor, want: Tensor, error: Tensor) -> str:
-    """The end of the sentence "the mean is not right"."""
-    flipped = bool(((got + want).abs() <= SIGMAS * error).all()) and bool((want.abs() > SIGMAS * error).any())
-    return ": look at its sign." if flipped else "."
+def normal_is(draws: Tensor, mean: Tensor | float, std: Tensor | float, what: str) -> None:
+    """The draws (B, D) are independent and N(mean, std²): mean, variance, correlations, and the law's whole shape.
+
+    Args:
+        mean, std: for each coordinate or for all; at std 0 nothing is random.
+
+    Raises:
+        Wrong: one of them is not right.
+    """
+    mean, std = (torch.as_tensor(value, dtype=draws.dtype).detach().expand(draws.shape[1]) for value in (mean, std))
+    mean_is(draws, mean, what, std)
+    count, least = len(draws), 1e-9 * (1 + mean.abs())  # below it is rounding, not noise
+    got, want = (draws.detach() - mean).square().mean(0), std.square()
+    luck = SIGMAS * want * math.sqrt(2 / count) + least**2
+    if not bool(((got - want).abs() <= luck).all()):
+        few, many = bool((got < want - luck).any()), bool((got > want + luck).any())
+        raise Wrong(f"{what}: the variance {'differs' if few and many else 'is too small' if few else 'is too large'}.")
+    if bool((std > least).all()):
+        unit = (draws.detach() - mean) / std
+        uncorrelated(unit, what)
+        steps = torch.arange(count + 1, dtype=draws.dtype)[:, None] / count
+        law = torch.special.ndtr(unit.sort(0).values)
+        apart = torch.maximum((law - steps[:-1]).abs().max(), (law - steps[1:]).abs().max())
+        hold(apart <= FARTHEST / math.sqrt(count), f"{what}: mean and variance are right, but the law is not normal.")
+
+
+# ------------------------------------------------------------------------------------------------------ experiments
+
+
+def learned(error: Tensor | float, least: float) -> None:
+    """An experiment's answer was learned from samples: its error is not below what only the law itself reaches.
+
+    Raises:
+        Wrong: it is.
+    """
+    hold(error > least, "It is the exact law, not something learned: no training on samples comes so near.")
+
+
+def at_once(answer: Any, parts: Sequence[Tensor], what: str) -> list[Tensor]:
+    """One number for each point of several sets (N_i, D), asked about in random order, so that no set can be told.
+
+    Raises:
+        Wrong: see `samples`.
+    """
+    points = torch.cat(list(parts))
+    order = torch.randperm(len(points))
+    values = torch.cat([samples(answer(some), (len(some),), what) for some in points[order].split(5000)]).detach()
+    return list(torch.empty_like(values).index_copy(0, order, values).split([len(part) for part in parts]))
+
+
+def over_the_square(low: float, high: float, cells: int) -> tuple[Tensor, float]:
+    """Points (2 cells², 2) for an integral over a square, and the area that each stands for.
+
+    In each cell two, drawn afresh, opposite each other about its centre: a lattice could be told from samples.
+    """
+    side = (high - low) / cells
+    places = low + side * (torch.arange(cells) + 0.5)
+    shift = side * (torch.rand(cells**2, 2) - 0.5)
+    centres = torch.cartesian_prod(places, places)
+    return torch.cat([centres + shift, centres - shift]), side**2 / 2
 
 
 def gradient(value: Tensor, inputs: Tensor, what: str) -> Tensor:

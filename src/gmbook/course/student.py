@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gmbook.course.cells import Cells
 from gmbook.course.kit import careful
 from gmbook.course.wire import Broken, StudentPeer
 
@@ -23,9 +24,8 @@ class Notebook:
 
     def __init__(self, peer: StudentPeer):
         module = types.ModuleType("__main__")
-        module.__dict__.update(display=lambda *things, **options: None)
         sys.modules["__main__"] = module
-        self.names, self.peer = module.__dict__, peer
+        self.names, self.cells, self.peer = module.__dict__, Cells(module.__dict__), peer
         self.dtype = torch.get_default_dtype()  # of the student's own cells
 
     def offers(self) -> list:
@@ -36,7 +36,7 @@ class Notebook:
         """Run a cell; what it raised, or None."""
         torch.set_default_dtype(self.dtype)  # a check may have left its own
         try:
-            exec(compile(plain(source, place), f"<{place}>", "exec", dont_inherit=True), self.names)
+            self.cells.run(source, place)
         except BaseException as error:  # SystemExit too
             return f"{type(error).__name__}: {error}"[:500]
         finally:
@@ -53,19 +53,6 @@ class Notebook:
     def answer(self, name: str) -> object:
         """The student's function or value; None where there is none."""
         return careful(self.names.get(name))
-
-
-def plain(source: str, place: str) -> str:
-    """Python without the notebook's own commands (%matplotlib, !pip), where there are any."""
-    try:
-        compile(source, place, "exec")
-    except (SyntaxError, ValueError):
-        lines = [
-            line[: len(line) - len(line.lstrip())] + "pass" if line.lstrip()[:1] in ("%", "!") else line
-            for line in source.splitlines()
-        ]
-        return "\n".join(lines)
-    return source
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gmbook import data, metrics
-from gmbook.core.bijections import Logit
+from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier

@@ -1,6 +1,6 @@
 """Distances between samples and between tables, code lengths, and the features in which images are compared."""
 
-from gmbook.core.bijections import bits_per_dim
+from gmbook.core.flows.pixels import bits_per_dim
 from gmbook.metrics.bits import PixelGaussian, bits_per_char, histogram_bits
 from gmbook.metrics.distances import (
     Coverage,

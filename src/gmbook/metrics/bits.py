@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gmbook import data
-from gmbook.core.bijections import Bijection, bits_per_dim
+from gmbook.core.flows.base import Bijection
+from gmbook.core.flows.pixels import bits_per_dim
 
 
 def bits_per_char(nats: Tensor, length: int) -> Tensor:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import pickletools
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,27 +86,11 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
     return [*pad, nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False), nn.BatchNorm2d(outputs, 1e-3)]
 
 
-def read_storages(raw: bytes) -> list[Tensor]:
-    """The floats of a state dict in torch's file format of before 1.6, in the dict's order, flat; nothing is unpickled.
-
-    Such a file is four pickles (two numbers, the machine, the dict), a fifth with the order of the storages, and then
-    each storage as its length and its bytes. `pickletools` lists a pickle's tokens and runs none: of the fourth we take
-    the storages' keys, which are numbers, of the fifth their order. For a file that is known by its SHA-256, whose
-    tensors fill their storages, with floats or with one 64-bit counter of batch normalisation; no general reader.
-    """
-    stream = io.BytesIO(raw)
-    pickles = [[value for op, value, _ in pickletools.genops(stream) if op.name == "BINUNICODE"] for _ in range(5)]
-    found = {}
-    for key in pickles[4]:
-        count = int.from_bytes(stream.read(8), "little")
-        content = stream.read(8 if count == 1 else 4 * count)
-        found[key] = torch.from_numpy(np.frombuffer(content, "<f4").copy()) if count > 1 else None
-    floats = [found[word] for word in pickles[3] if word in found]
-    return [values for values in floats if values is not None]
-
-
 def load(raw: bytes) -> EfficientNetLite0:
     """The network from the bytes of the weights' file. Its tensors stand there in the order of our layers.
+
+    The file is of torch's format, a pickle. torch reads it with `weights_only`, which builds tensors and runs nothing
+    else, and only after the SHA-256 has shown that it is the known file.
 
     Raises:
         ValueError: it is not the file that is expected (its SHA-256 differs).
@@ -117,15 +99,10 @@ def load(raw: bytes) -> EfficientNetLite0:
         raise ValueError(f"the weights in {PACKAGE} are not the known ones (SHA-256): reinstall gmbook[features]")
     net = EfficientNetLite0()
     ours = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
-    for tensor, values in zip(ours, read_storages(raw)):  # the classifier at the end of the file is left out
-        tensor.copy_(_from_tensorflow(values, tensor.shape) if tensor.ndim == 4 else values)
+    theirs = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    for tensor, values in zip(ours, (value for value in theirs.values() if value.is_floating_point())):
+        tensor.copy_(values)  # the classifier at the end of the file is left out
     return net
-
-
-def _from_tensorflow(values: Tensor, shape: torch.Size) -> Tensor:
-    """A kernel that lies in memory as (height, width, inputs, outputs), where TensorFlow left it, in torch's order."""
-    outputs, inputs, height, width = shape
-    return values.view(height, width, inputs, outputs).permute(3, 2, 0, 1)
 
 
 def installed() -> bool:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.bijections import Base, Bijection, Compose, Flow, Logit
 from gmbook.core.divergence import divergence
+from gmbook.core.flows.base import Bijection, Compose
+from gmbook.core.flows.density import Base, Flow
+from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import check_event
 from gmbook.core.solvers import Solver, adjoint, dopri5, last
 

@@ -14,18 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmbook.core.bijections import (
-    ActNorm,
-    Bijection,
-    Compose,
-    Flow,
-    InvertibleLinear,
-    OnHalf,
-    PLULinear,
-    Shift,
-    SplitCoupling,
-    Squeeze,
-)
+from gmbook.core.flows.base import Bijection, Compose
+from gmbook.core.flows.couplings import SplitCoupling
+from gmbook.core.flows.density import Flow
+from gmbook.core.flows.linear import ActNorm, InvertibleLinear, PLULinear
+from gmbook.core.flows.multiscale import Multiscale, Squeeze
+from gmbook.core.flows.pixels import Shift
 
 
 def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Module:
@@ -115,7 +109,7 @@ def multiscale(shape: tuple[int, ...], scales: int, steps: int, make_step: Calla
     if scales == 1:
         return Compose(Squeeze(), *flow, ActNorm(4 * channels), Squeeze(undo=True))
     deeper = multiscale((2 * channels, height // 2, width // 2), scales - 1, steps, make_step)
-    split = OnHalf(deeper, prior=ZeroLayer(2 * channels, 4 * channels, 2))
+    split = Multiscale(deeper, prior=ZeroLayer(2 * channels, 4 * channels, 2))
     return Compose(Squeeze(), *flow, split, Squeeze(undo=True))
 
 

@@ -15,21 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.bijections import (
-    AdditiveCoupling,
-    AffineCoupling,
-    Bijection,
-    Compose,
-    Flow,
-    FlowBatchNorm,
-    Logit,
-    OnHalf,
-    Scale,
-    Squeeze,
-    StandardLogistic,
-    channel_mask,
-    parity_mask,
-)
+from gmbook.core.flows.base import Bijection, Compose
+from gmbook.core.flows.couplings import AdditiveCoupling, AffineCoupling, channel_mask, parity_mask
+from gmbook.core.flows.density import Flow, StandardLogistic
+from gmbook.core.flows.linear import FlowBatchNorm, Scale
+from gmbook.core.flows.multiscale import Multiscale, Squeeze
+from gmbook.core.flows.pixels import Logit
 
 MakeNet = Callable[[int, int], nn.Module]  # (channels in, channels out) -> a network on the event's axes
 
@@ -107,7 +98,7 @@ def multiscale(
         *couplings(shape, make_net, alternating(parity_mask, shape, per_mask), batch_norm),
         Squeeze(),
         *couplings(squeezed, make_net, alternating(channel_mask, squeezed, per_mask), batch_norm),
-        OnHalf(multiscale(deeper, make_net, scales - 1, per_mask, last, batch_norm)),
+        Multiscale(multiscale(deeper, make_net, scales - 1, per_mask, last, batch_norm)),
         Squeeze(undo=True),
     )
 
