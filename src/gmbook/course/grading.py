@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gmbook.course import judge, kit, sheets
-from gmbook.course.intake import Class, Submission, collect, sheet_named
+from gmbook.course.intake import Class, Submission, collect, printable, sheet_named
 from gmbook.train.checkpoint import write_atomically
 
 GRADER_SECONDS = 120.0  # that a judge may take beyond the submission's own time
@@ -288,7 +288,7 @@ def export(table: Table, found: Class, sheet: str) -> list[Path]:
 
 def feedback_name(submission: Submission) -> str:
     """A page's name within feedback.zip: what the platform called the submission, so that it finds the student."""
-    name = submission.original or submission.student
+    name = printable(submission.original or submission.student)
     if "_assignsubmission_" in name and not name.lower().endswith((".ipynb", ".zip")):
         return f"{name}/{stem(submission.student)}.html"
     return re.sub(r"(\.ipynb(\.txt|\.json)?|\.zip)$", "", name, flags=re.IGNORECASE) + ".html"
