@@ -153,7 +153,9 @@ raise LookupError("segments: no" if max(made) < 0 else "segments: yes")
 """
 MEMORY_FILES = """
 import os
-held = [os.memfd_create("x") for _ in range(256)]
+def hold():
+    held = [os.memfd_create("x") for _ in range(256)]
+hold()
 """
 MANY = """
 import subprocess, sys, time
@@ -242,15 +244,15 @@ KINDS = {
     "many_files": (notebook(extra=["for n in range(10**6):\n    open(f'{n}', 'wb').close()"]), EVERY, "No space"),
     "looks_around": (notebook(extra=[AROUND]), EVERY, "seen: []"),
     "calls_out": (notebook(extra=["import socket\nsocket.create_connection(('127.0.0.1', PORT), 3)"]),
-                  EVERY, "OSError"),
+                  EVERY, "refused"),
     "calls_a_socket": (notebook(extra=["import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('SOCKET')\n"
                                        "s.sendall(b'act for me')"]), EVERY, "FileNotFoundError"),
     "prints_then_hangs": (within("print('as far as this')\nwhile True:\n    pass"), ALL_BUT_BRIDGE, "too long"),
     "empty_hint": (notebook({"bridge": EMPTY}), ALL_BUT_BRIDGE, ""),
     "surrogate": (notebook(extra=["raise ValueError('\\ud800 \\x1b[31mred')"]), EVERY, "red"),
     "many_troubles": (notebook(extra=[f"raise ValueError({n} * 'long ')" for n in range(300)]), EVERY, "and more"),
-    "takes_the_other_precision": (notebook({"bridge": "pass", "steps_to_noise": PRECISE}),
-                                  ALL_BUT_BRIDGE, "no answer"),
+    "takes_the_other_precision": (notebook({"steps_to_noise": "pass", "bridge": PRECISE + SOLUTION["bridge"]}),
+                                  EVERY - POINTS["steps_to_noise"], "no answer"),
     "base_exception": (bridge("class Stop(BaseException): pass\nraise Stop('now')"), ALL_BUT_BRIDGE, "now"),
     "crashes": (within("import ctypes\nctypes.string_at(0)"), ALL_BUT_BRIDGE, "ended the process"),
     "hostile_object": (bridge("class Equal:\n    __eq__ = __lt__ = __gt__ = lambda *a: True\n"

@@ -96,7 +96,7 @@ def cells(text: bytes | str) -> list[Cell]:
     try:
         read = json.loads(text)
         if "worksheets" in read:
-            read = nbformat.convert(nbformat.from_dict(read), 4)
+            read = json.loads(json.dumps(nbformat.convert(nbformat.from_dict(read), 4)))
         listed = read["cells"]
     except Exception:  # nbformat's, on what only looks like a notebook, are of every kind
         raise ValueError("the file is not a notebook") from None
