@@ -302,7 +302,7 @@ def test_bad_arguments_are_refused():
         Chain(torch.tensor([0.5, 0.5]), vocab=3)
     with pytest.raises(ValueError, match="doubly stochastic"):
         MatrixChain(torch.tensor([[[0.5, 0.5], [0.1, 0.9]]]))
-    with pytest.raises(ValueError, match="keep = 1 - i/3"):
+    with pytest.raises(ValueError, match="alpha_bar = 1 - i/3"):
         MatrixChain(torch.eye(4).expand(3, 4, 4)).level(0.5)
     for bad in (
         lambda: LinearSchedule(end=1.0),

@@ -13,7 +13,7 @@ from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import TablePath
 from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers import ddim, improved_ddpm
+from gmbook.papers import improved_ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.improved_ddpm import ImprovedDDPM, LossSecondMoment, cosine_betas
 from gmbook.train import train
@@ -298,8 +298,10 @@ def test_strided_model_is_the_same_network_on_its_own_steps():
     torch.testing.assert_close(few.predict("x0", x, k.double() / 5), model.predict("x0", x, i.double() / 50))
     torch.testing.assert_close(model.strided(50).reverse(x, i), model.reverse(x, i))  # all steps: nothing changes
     times = torch.tensor([1, 13, 26, 38, 50]).double() / 50  # both variances anew, against DDIM's on the long path
-    for table, std in ((few.beta, ddim.transition_std), (few.beta_tilde, ddim.posterior_std)):
-        torch.testing.assert_close(table[2:], std(model.path, times[1:], times[:-1]) ** 2, rtol=1e-9, atol=0)
+    late, early = model.path.alpha(times[1:]) ** 2, model.path.alpha(times[:-1]) ** 2  # ᾱ
+    torch.testing.assert_close(few.beta[2:], 1 - late / early, rtol=1e-9, atol=0)
+    tilde = (1 - early) / (1 - late) * (1 - late / early)
+    torch.testing.assert_close(few.beta_tilde[2:], tilde, rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="keeps 1 to 50"):
         model.strided(51)
 

@@ -9,6 +9,7 @@ from torch import nn
 from gmbook.core.denoiser import Denoiser, Truth, ideal
 from gmbook.core.gaussians import GaussianMixture, geometric_mixture, kl_normal_full
 from gmbook.core.paths import VEPath, VPPath
+from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import heun, last
 from gmbook.data.batches import LawBatches
 from gmbook.laws import plane
@@ -22,7 +23,7 @@ from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM, gaussian_floor, linear_betas
 from gmbook.papers.latent_diffusion import Conditioned, KLAutoencoder, LatentDiffusion
-from gmbook.papers.score_sde import ScoreSDE, flow_field, probability_flow
+from gmbook.papers.score_sde import ScoreSDE, probability_flow
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,17 @@ def check_time(t: Tensor) -> None:
             f"t must lie in [0, 1] (0 is data, 1 is noise), got values from {t.min():g} to {t.max():g}; "
             "divide a step index by the number of steps"
         )
+
+
+class Bridge(NamedTuple):
+    """The Gaussian laws that tie x_s, x_t and x_0 together for s < t, each entry like t; see `GaussianPath.bridge`."""
+
+    alpha: Tensor  # α_s
+    sigma: Tensor  # σ_s
+    weight_x0: Tensor  # of the mean of q(x_s | x_t, x_0)
+    weight_xt: Tensor
+    std: Tensor  # of q(x_s | x_t, x_0)
+    forward_std: Tensor  # of q(x_t | x_s)
 
 
 class GaussianPath(nn.Module, ABC):
@@ -77,6 +88,10 @@ class GaussianPath(nn.Module, ABC):
         "x0": (1, 0), "eps": (0, 1), "v" of progressive distillation: (−σ, α), "velocity" dx/dt: (α', σ'),
         "score" of the conditional law: (0, −1/σ). Where α² + σ² = 1, velocity = (σ'/α) v (fm-angle).
         """
+        return self._coefficients(quantity, t, *self.alpha_sigma(t))
+
+    def _coefficients(self, quantity: Quantity, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`coefficients`, for α and σ that are computed already."""
         zero, one = torch.zeros_like(t), torch.ones_like(t)
         match quantity:
             case "x0":
@@ -84,9 +99,9 @@ class GaussianPath(nn.Module, ABC):
             case "eps":
                 return zero, one
             case "v":
-                return -self.sigma(t), self.alpha(t)
+                return -sigma, alpha
             case "score":
-                return zero, -1 / self.sigma(t)
+                return zero, -1 / sigma
             case "velocity":
                 return self.rates(t)
         raise ValueError(f"unknown quantity {quantity!r}: one of {', '.join(QUANTITIES)}")
@@ -105,17 +120,17 @@ class GaussianPath(nn.Module, ABC):
         a, b = self.coefficients(quantity, t)
         return broadcast(a, x0) * x0 + broadcast(b, x0) * eps
 
-    def reading(self, source: Quantity, to: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The (p, q) for which `to` = p x_t + q `source`, each like t (path-conversion).
+    def readings(self, source: Quantity, t: Tensor, *wanted: Quantity) -> list[tuple[Tensor, Tensor]]:
+        """The (p, q) for which a wanted quantity = p x_t + q `source`, each like t, for every one (path-conversion).
 
         x_t = αx_0 + σε and source = ax_0 + bε are two equations for (x_0, ε); Cramer's rule solves them, and the
-        solution is read in the coefficients (a', b') of `to`.
+        solution is read in the coefficients (c, d) of what is wanted. α and σ are computed once.
         """
         alpha, sigma = self.alpha_sigma(t)
-        a, b = self.coefficients(source, t)
-        a_to, b_to = self.coefficients(to, t)
+        a, b = self._coefficients(source, t, alpha, sigma)
         determinant = alpha * b - sigma * a
-        return (a_to * b - b_to * a) / determinant, (alpha * b_to - sigma * a_to) / determinant
+        targets = [self._coefficients(quantity, t, alpha, sigma) for quantity in wanted]
+        return [((c * b - d * a) / determinant, (alpha * d - sigma * c) / determinant) for c, d in targets]
 
     def convert(self, value: Tensor, xt: Tensor, t: Tensor, source: Quantity, to: Quantity) -> Tensor:
         """Read the quantity `source`, whose value at (x_t, t) is given, as the quantity `to`: (B, *S).
@@ -124,8 +139,19 @@ class GaussianPath(nn.Module, ABC):
         """
         if source == to:
             return value
-        p, q = self.reading(source, to, t)
+        ((p, q),) = self.readings(source, t, to)
         return broadcast(p, xt) * xt + broadcast(q, xt) * value
+
+    def bridge(self, t: Tensor, s: Tensor) -> Bridge:
+        """q(x_t | x_s) and q(x_s | x_t, x_0) for s < t, from (α, σ) at both times (ddpm-posterior, ddim-sigma).
+
+        q(x_t | x_s) = N(r x_s, η² I) with r = α_t/α_s and η² = σ_t² − r²σ_s²; by Bayes' rule q(x_s | x_t, x_0) is
+        Gaussian with mean (α_s η²/σ_t²) x_0 + (r σ_s²/σ_t²) x_t and standard deviation η σ_s/σ_t. DDPM's μ̃ and β̃ are
+        these at neighbouring steps.
+        """
+        late, early = self.alpha_sigma(t), self.alpha_sigma(s)
+        forward = late[1] ** 2 - (late[0] / early[0] * early[1]) ** 2
+        return _bridge(late, early, forward)
 
     @property
     def flow_ends(self) -> tuple[float, float]:
@@ -144,6 +170,19 @@ class GaussianPath(nn.Module, ABC):
             raise ValueError(f"steps must be at least 1, got {steps}")
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         return self.t_min + (self.t_max - self.t_min) * u**power
+
+
+def _bridge(late: tuple[Tensor, Tensor], early: tuple[Tensor, Tensor], forward: Tensor) -> Bridge:
+    """The bridge between two moments (α, σ), given the variance of q(x_t | x_s)."""
+    (alpha_t, sigma_t), (alpha, sigma) = late, early
+    forward = forward.clamp(min=0)  # for s > t, where deterministic samplers walk back to noise, there is no such law
+    share, std = sigma / sigma_t, forward.sqrt()
+    return Bridge(alpha, sigma, alpha * forward / sigma_t**2, alpha_t / alpha * share**2, share * std, std)
+
+
+def _from_integrated_beta(b: Tensor) -> tuple[Tensor, Tensor]:
+    """(α, σ) = (e^{−B/2}, √(1 − e^{−B}))."""
+    return torch.exp(-b / 2), torch.sqrt(-torch.expm1(-b))
 
 
 class LinearPath(GaussianPath):
@@ -198,8 +237,12 @@ class VariancePreservingPath(GaussianPath, ABC):
         return self.alpha_sigma(t)[1]
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        minus_b = -self.integrated_beta(t)
-        return torch.exp(minus_b / 2), torch.sqrt(-torch.expm1(minus_b))
+        return _from_integrated_beta(self.integrated_beta(t))
+
+    def bridge(self, t: Tensor, s: Tensor) -> Bridge:
+        late, early = self.integrated_beta(t), self.integrated_beta(s)
+        forward = -torch.expm1(early - late)  # 1 − ᾱ_t/ᾱ_s, without the rounding of a difference of two squares
+        return _bridge(_from_integrated_beta(late), _from_integrated_beta(early), forward)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         (alpha, sigma), beta = self.alpha_sigma(t), self.beta(t)
@@ -306,7 +349,7 @@ class TablePath(VariancePreservingPath):
         slopes = torch.cat([rises[:1], inner, rises[-1:]])  # dB/di at the nodes
         left, right = slopes[:-1], slopes[1:]
         starts, bends, twists = rises.cumsum(0) - rises, 3 * rises - 2 * left - right, left + right - 2 * rises
-        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1))
+        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1), persistent=False)
         self.t_min = 1 / len(betas)
 
     @property

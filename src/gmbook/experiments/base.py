@@ -19,7 +19,7 @@ from torch import Tensor
 from gmbook import plots
 from gmbook.core.model import Model
 from gmbook.train import EMA, History, Log, fit
-from gmbook.train.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
+from gmbook.train.checkpoint import CheckpointError, checkpoints, load_weights, newest_checkpoint, write_atomically
 from gmbook.train.plan import Draw, Plan
 from gmbook.train.plan import plan as make_plan
 from gmbook.train.processes import is_main, world
@@ -317,7 +317,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
     if state["ema"] is not None:
         weights |= state["ema"]["weights"]
     try:
-        model.load_state_dict(weights)
+        load_weights(model, weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds another model than {experiment.name}: {error}") from error
     return model.to(device()).eval()

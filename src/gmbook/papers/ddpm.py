@@ -63,18 +63,23 @@ class DDPM(Denoiser):
         zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         beta = torch.cat([zero, betas])
         alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
-        before = torch.cat([one, alpha_bar[:-1]])  # ᾱ_{i−1}; the entry at i = 0 is never read
-        rest = (1 - alpha_bar).clamp(min=betas[0].item())
-        self.register_buffer("beta", beta)  # all (T + 1,), float64
-        self.register_buffer("alpha_bar", alpha_bar)
-        self.register_buffer("weight_x0", before.sqrt() * beta / rest)
-        self.register_buffer("weight_xt", (1 - beta).sqrt() * (1 - before) / rest)
-        self.register_buffer("beta_tilde", (1 - before) / rest * beta)
+        times = torch.arange(len(betas) + 1, dtype=torch.float64) / len(betas)
+        bridge = self.path.bridge(times[1:], times[:-1])
+        beta_tilde = torch.cat([zero, bridge.std**2])
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
-        floor = self.beta_tilde.clone()
-        floor[1] = self.beta_tilde[min(2, self.steps)]
-        self.register_buffer("least_variance", floor)  # β̃_i, and β̃_2 at i = 1
-        self.register_buffer("sigma_squared", beta if variance == "large" else self.least_variance)
+        least = beta_tilde.clone()
+        least[1] = beta_tilde[min(2, self.steps)]
+        tables = {
+            "beta": beta,
+            "alpha_bar": alpha_bar,
+            "weight_x0": torch.cat([zero, bridge.weight_x0]),  # the entry at i = 0 is never read
+            "weight_xt": torch.cat([one, bridge.weight_xt]),
+            "beta_tilde": beta_tilde,
+            "least_variance": least,  # β̃_i, and β̃_2 at i = 1
+            "sigma_squared": beta if variance == "large" else least,
+        }
+        for name, table in tables.items():  # all (T + 1,), float64, made by the constructor and not saved
+            self.register_buffer(name, table, persistent=False)
 
     # ------------------------------------------------------------------------------------------------ training
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import check_event
 from gmbook.core.paths import GaussianPath, LinearPath
+from gmbook.core.probability_flow import flow_field, log_likelihood
 from gmbook.core.solvers import Solver, dopri5, heun, last
-from gmbook.papers import score_sde
 
 Coupling = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 TimeLaw = Callable[[Tensor], Tensor]
@@ -148,7 +148,7 @@ class FlowMatching(Denoiser):
         Unlike `score_sde.flow_trajectory` it adds no x_0 reading at the end: the linear path's flow arrives at t = 0.
         """
         check_event(x, self.shape)
-        yield from solver(score_sde.flow_field(self, y), x, ts)
+        yield from solver(flow_field(self, y), x, ts)
 
     def prior(self, n: int) -> Tensor:
         """n draws of the noise where the flow starts, N(0, σ(1)² I): (n, *S)."""
@@ -180,7 +180,7 @@ class FlowMatching(Denoiser):
         The paper subtracts the integral, because its time runs the other way. Exact up to the solver's error; with a
         probe (B, *S) Hutchinson's unbiased estimate of it.
         """
-        return score_sde.log_likelihood(self, x, self.times(steps).flip(0), probe, solver, y)
+        return log_likelihood(self, x, self.times(steps).flip(0), probe, solver, y)
 
 
 # ---------------------------------------------------------------------------------------- what is known exactly

@@ -176,7 +176,7 @@ class Respaced(nn.Module):
     def __init__(self, net: nn.Module, times: Tensor):
         super().__init__()
         self.net = net
-        self.register_buffer("times", times)
+        self.register_buffer("times", times, persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         last = len(self.times) - 1

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.model import Objective, check_event
+from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import Solver, last, rk4
-from gmbook.papers import score_sde
 from gmbook.papers.flow_matching import FlowMatching, TimeLaw, uniform
 
 
@@ -107,7 +107,7 @@ def straightness(
     action is integrated together with the path. S = 0 if and only if the path is straight at constant speed, and one
     Euler step is exact. Works for every `FlowMatching`, on every path and coupling.
     """
-    field, ts = score_sde.flow_field(flow, y), flow.times(steps)
+    field, ts = flow_field(flow, y), flow.times(steps)
 
     def augmented(state: Tensor, t: Tensor) -> Tensor:
         velocity = field(state[:, :-1].view_as(noise), t).flatten(1)
