@@ -20,7 +20,8 @@ Open `{name}.ipynb` in JupyterLab, fill in the blanks, and run the cells below t
 right, and if not, what kind of mistake it looks like. There are {points} points. Keep the names of the functions, and
 hand in the notebook alone.
 
-You need Python 3.11 or newer, or conda, and {where}. In an environment of your own:
+You need Python 3.11 or newer, or conda, and {where}.
+In an environment of your own:
 
 ```bash
 python -m venv gmbook-env                # or: conda env create -f environment.yml && conda activate gmbook
