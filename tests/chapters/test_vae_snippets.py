@@ -15,7 +15,8 @@ from gmbook.core.gaussians import kl_normal
 from gmbook.data.batches import LawBatches
 from gmbook.laws import plane
 from gmbook.networks.mlp import MLP
-from gmbook.papers.vae import VAE, Gaussian, linear_vae_rates
+from gmbook.papers.theory.vae import linear_vae_rates
+from gmbook.papers.vae import VAE, Gaussian
 from gmbook.train import train
 
 TEXT = Path(__file__).resolve().parents[2] / "chapters" / "01_vae" / "vae.md"

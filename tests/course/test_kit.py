@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gmbook.course import kit
-from gmbook.course.kit import Wrong, agree, careful, exercise, gradient, mean_is, normal_is, numbers
+from gmbook.course.draws import mean_is, normal_is
+from gmbook.course.kit import Wrong, agree, careful, exercise, gradient, numbers
 
 WANT = torch.tensor([[1.0, 4.0], [9.0, 0.25]], dtype=torch.float64)
 

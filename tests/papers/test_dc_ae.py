@@ -16,18 +16,10 @@ from gmbook.networks.blocks import Block
 from gmbook.networks.conv import MapEncoder
 from gmbook.networks.efficientvit import ChannelNorm
 from gmbook.networks.transformer import DiT
-from gmbook.papers.dc_ae import (
-    DCAE,
-    Down,
-    Up,
-    average_down,
-    block_flops,
-    duplicate_up,
-    published,
-    tokens,
-)
+from gmbook.papers.dc_ae import DCAE, Down, Up, average_down, duplicate_up, published
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.latent_diffusion import LatentDiffusion
+from gmbook.papers.theory.dc_ae import block_flops, tokens
 from gmbook.train import train
 
 DOUBLE = torch.float64

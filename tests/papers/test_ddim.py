@@ -13,6 +13,7 @@ from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import dopri5, last
 from gmbook.papers import ddim, score_sde
 from gmbook.papers.ddpm import DDPM, linear_betas
+from gmbook.papers.theory import ddim as ddim_theory
 
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(linear_betas())]
 path_cases = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
@@ -132,7 +133,7 @@ def test_bound_weight_at_eta_one_is_ddpms(i):
     model = DDPM(None, (2,), variance="small")
     t, s = torch.tensor([i / 1000, (i - 1) / 1000], dtype=torch.float64)
     expected = model.simple_weight(torch.tensor(i))
-    torch.testing.assert_close(ddim.bound_weight(model.path, t, s, 1.0), expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(ddim_theory.bound_weight(model.path, t, s, 1.0), expected, rtol=1e-8, atol=0)
 
 
 @path_cases
@@ -147,7 +148,9 @@ def test_bound_weight_is_the_kl_of_two_steps(path):
         means.append(ddim.step(constant, xt, t, s, eta))
     laws = [torch.distributions.Normal(mean, eta * path.bridge(t, s).std) for mean in means]
     expected = torch.distributions.kl_divergence(*laws)[0, 0]
-    torch.testing.assert_close(ddim.bound_weight(path, t, s, eta) * (0.3 + 0.9) ** 2, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        ddim_theory.bound_weight(path, t, s, eta) * (0.3 + 0.9) ** 2, expected, rtol=1e-9, atol=0
+    )
 
 
 @pytest.mark.equation("ddim-rotation")
@@ -213,7 +216,7 @@ def test_spread_of_samples_of_a_gaussian(eta, hat):
         ts = ddim.sub_sequence(path, steps)
         model, x = ideal(gaussian(std), path), torch.randn(100_000, 1, dtype=torch.float64)
         spread = last(ddim.trajectory(model, x, ts, eta, hat)).std()
-        exact = ddim.gaussian_std(path, torch.tensor(std, dtype=torch.float64), ts, eta, hat)
+        exact = ddim_theory.gaussian_std(path, torch.tensor(std, dtype=torch.float64), ts, eta, hat)
         assert spread.item() == pytest.approx(exact.item(), rel=4 / (2 * 100_000) ** 0.5)
 
 
@@ -223,7 +226,7 @@ def test_large_variance_is_exact_for_standard_normal_data():
     path = TablePath(linear_betas())
     one = torch.ones((), dtype=torch.float64)
     for steps in (2, 10, 100):
-        got = ddim.gaussian_std(path, one, ddim.sub_sequence(path, steps), hat=True)
+        got = ddim_theory.gaussian_std(path, one, ddim.sub_sequence(path, steps), hat=True)
         assert got.item() == pytest.approx(1.0, abs=1e-4)  # the last reading shrinks by √(1 − β_1)
 
 

@@ -18,14 +18,8 @@ from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim, score_sde
-from gmbook.papers.flow_matching import (
-    FlowMatching,
-    conditional_velocity,
-    gaussian_floor,
-    independent,
-    logit_normal,
-    optimal_transport,
-)
+from gmbook.papers.flow_matching import FlowMatching, independent, logit_normal, optimal_transport
+from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
 
 F64 = torch.float64

@@ -11,17 +11,8 @@ from torch import nn
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import last, rk4
 from gmbook.papers import gan
-from gmbook.papers.gan import (
-    GAN,
-    dirac_gan,
-    dirac_steps,
-    gradient_penalty,
-    hinge,
-    minimax,
-    non_saturating,
-    optimal_logit,
-    r1,
-)
+from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1
+from gmbook.papers.theory.gan import dirac_gan, dirac_steps, optimal_logit
 
 
 def mlp(*sizes):

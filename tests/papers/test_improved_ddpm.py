@@ -16,6 +16,7 @@ from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import improved_ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.improved_ddpm import ImprovedDDPM, LossSecondMoment, cosine_betas
+from gmbook.papers.theory import improved_ddpm as improved_ddpm_theory
 from gmbook.train import train
 
 MIXTURE = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.5], [1.0]]), torch.tensor([0.04, 0.25])).double()
@@ -37,8 +38,8 @@ class Ideal(nn.Module):
 
     def forward(self, x, t, y=None):
         i = (t * self.chain.steps).round().long()
-        variance = improved_ddpm.posterior_variance(self.chain, x, i)
-        best = improved_ddpm.optimal_variance(self.chain, variance, i).log()
+        variance = improved_ddpm_theory.posterior_variance(self.chain, x, i)
+        best = improved_ddpm_theory.optimal_variance(self.chain, variance, i).log()
         low, high = (table[i].log().to(x)[:, None] for table in (self.chain.least_variance, self.chain.beta))
         return torch.cat([self.chain(x, t), 2 * (best - low) / (high - low) - 1], 1)
 
@@ -131,7 +132,7 @@ def test_best_variance_lies_between_the_two(std):
     model, i = DDPM(wavy, (1,)), torch.arange(2, 1001)
     rest = 1 - model.alpha_bar[i]
     variance = (std**2 * rest / (model.alpha_bar[i] * std**2 + rest))[:, None]
-    best = improved_ddpm.optimal_variance(model, variance, i)[:, 0]
+    best = improved_ddpm_theory.optimal_variance(model, variance, i)[:, 0]
     assert (best >= model.beta_tilde[i] - 1e-15).all() and (best <= model.beta[i] + 1e-15).all()
     if std != 0.5:
         torch.testing.assert_close(best, (model.beta if std else model.beta_tilde)[i], rtol=0, atol=1e-15)
@@ -157,9 +158,9 @@ def test_best_variance_is_that_of_the_exact_reverse_law(i):
 
     exact_x0 = variance(MIXTURE, chain.alpha_bar[i].sqrt(), (1 - chain.alpha_bar[i]).sqrt())
     exact = variance(MIXTURE.diffused(before.sqrt(), (1 - before).sqrt()), (1 - beta).sqrt(), beta.sqrt())
-    got = improved_ddpm.posterior_variance(chain, xt, i)
+    got = improved_ddpm_theory.posterior_variance(chain, xt, i)
     torch.testing.assert_close(got, exact_x0, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(improved_ddpm.optimal_variance(chain, got, i), exact, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(improved_ddpm_theory.optimal_variance(chain, got, i), exact, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.equation("improved-optimal-variance")

@@ -21,9 +21,10 @@ from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import DiT
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
-from gmbook.papers.ddpm import DDPM, gaussian_floor, linear_betas
+from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.latent_diffusion import Conditioned, KLAutoencoder, LatentDiffusion
 from gmbook.papers.score_sde import ScoreSDE, probability_flow
+from gmbook.papers.theory.ddpm import gaussian_floor
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
 

@@ -14,16 +14,8 @@ from gmbook.core.paths import CosinePath, TablePath
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
 from gmbook.papers.ddpm import DDPM
-from gmbook.papers.mar import (
-    MAR,
-    DiffusionHead,
-    Head,
-    MeanHead,
-    MixtureHead,
-    cosine_sizes,
-    mask_ratios,
-    total_correlation,
-)
+from gmbook.papers.mar import MAR, DiffusionHead, Head, MeanHead, MixtureHead, cosine_sizes, mask_ratios
+from gmbook.papers.theory.mar import total_correlation
 from gmbook.train import train
 
 DOUBLE = torch.float64

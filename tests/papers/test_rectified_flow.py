@@ -11,8 +11,10 @@ from gmbook.core.solvers import euler, heun, rk4
 from gmbook.data.batches import Batches, LawBatches
 from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers.flow_matching import FlowMatching, gaussian_floor, optimal_transport
-from gmbook.papers.rectified_flow import RectifiedFlow, straightness, transport_cost
+from gmbook.papers.flow_matching import FlowMatching, optimal_transport
+from gmbook.papers.rectified_flow import RectifiedFlow
+from gmbook.papers.theory.flow_matching import gaussian_floor
+from gmbook.papers.theory.rectified_flow import straightness, transport_cost
 from gmbook.train import train
 
 F64 = torch.float64

@@ -11,13 +11,8 @@ from token_tools import TokenNet, entropy, exact_law, random_pmf, total_variatio
 from gmbook.core.chains import Chain
 from gmbook.core.schedules import GeometricSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
-from gmbook.papers.sedd import (
-    SEDD,
-    denoising_score_entropy,
-    implicit_score_entropy,
-    score_entropy,
-    weighted_score_entropy,
-)
+from gmbook.papers.sedd import SEDD, score_entropy
+from gmbook.papers.theory.sedd import denoising_score_entropy, implicit_score_entropy, weighted_score_entropy
 
 f64 = {"dtype": torch.float64}
 P = torch.tensor([0.4, 0.3, 0.2, 0.1], **f64)

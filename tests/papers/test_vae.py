@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from gmbook.core.gaussians import kl_normal, kl_normal_full
-from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian, linear_vae_rates, mean_field_gap
+from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
+from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
 
 
 def normal(mean, std):

@@ -1,4 +1,4 @@
-"""`gmbook course release` and `gmbook course grade`."""
+"""`gmbook course release`, `gmbook course grade` and `gmbook course solutions`."""
 
 from __future__ import annotations
 
@@ -9,54 +9,21 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
-
-from gmbook.course import grading, intake, judge, kit, sandbox, sheets
+from gmbook.course import grading, handout, intake, judge, kit, sandbox, sheets
 from gmbook.course.judge import Limits
 from gmbook.train.checkpoint import write_atomically
-
-README = """# Exercises of chapter {name}
-
-Open `{notebook}` in JupyterLab, fill in the blanks, and run the cells below them: each says whether your answer is
-right, and if not, what kind of mistake it looks like. There are {points} points. Keep the names of the functions, and
-hand in the notebook alone.
-
-You need Python 3.11 or newer with the package `gmbook`, from the book's repository: `pip install -e .` there, or
-`conda env create -f environment.yml` here and then `pip install -e .` there.
-
-When the notebook is graded, its cells run in order in a fresh process without a network, one core, {cell:.0f} s for a
-cell and {total:.0f} s for all. Cells that grade are not taken from your notebook. What counts is what has the
-exercise's name where its check stands. Print little. New random inputs are drawn, so an answer that passes once by
-luck does not pass again.
-"""
 
 
 def release(arguments: argparse.Namespace) -> int:
     """`gmbook course release`: the folder for students."""
-    sheet = sheets.find(arguments.sheet)
-    out: Path = arguments.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: name a new folder")
-    notebook = sheet.student()
-    notebook.metadata["gmbook"] = {"sheet": sheet.name}
-    out.mkdir(parents=True, exist_ok=True)
-    name = f"{sheet.name}.ipynb"
-    write_atomically(out / name, (nbformat.writes(notebook) + "\n").encode())
-    points = sum(exercise.points for exercise in sheet.exercises.values())
-    limits = Limits()
-    text = README.format(
-        name=sheet.name, notebook=name, points=points, cell=limits.cell_seconds, total=limits.total_seconds
-    )
-    write_atomically(out / "README.md", text.encode())
-    write_atomically(out / "environment.yml", environment((sheets.ROOT / "environment.yml").read_text()).encode())
-    print(f"{out}: {name} with {len(sheet.exercises)} exercises and {points} points, README.md, environment.yml")
+    print(handout.release(sheets.find(arguments.sheet), arguments.out, arguments.wheel))
     return 0
 
 
-def environment(text: str) -> str:
-    """The book's conda environment without the book itself, and without what only its authors need."""
-    head, _, _ = text.partition("  # dev")
-    return head.replace("-e .", "").rstrip() + "\n"
+def solutions(arguments: argparse.Namespace) -> int:
+    """`gmbook course solutions`: what students get afterwards."""
+    print(handout.solutions(sheets.find(arguments.sheet), arguments.out))
+    return 0
 
 
 def grade(arguments: argparse.Namespace) -> int:
@@ -121,6 +88,12 @@ def add_to(top: argparse.ArgumentParser) -> None:
     commands = top.add_subparsers(required=True, metavar="ACTION")
     sub = commands.add_parser("release", help="make the students' folder of a sheet")
     sub.set_defaults(act=release)
+    sub.add_argument("sheet", help="for example 06_ddpm")
+    sub.add_argument("--out", type=Path, required=True, help="the folder to make")
+    sub.add_argument("--wheel", default="", help="the package for students: a wheel file, or where they can fetch it")
+
+    sub = commands.add_parser("solutions", help="make the folder to hand out afterwards: solutions, each explained")
+    sub.set_defaults(act=solutions)
     sub.add_argument("sheet", help="for example 06_ddpm")
     sub.add_argument("--out", type=Path, required=True, help="the folder to make")
 

@@ -191,12 +191,3 @@ class DDPM(Denoiser):
         "small"."""
         beta = self.beta[i]
         return beta**2 / (2 * self.sigma_squared[i] * (1 - beta) * (1 - self.alpha_bar[i]))
-
-
-def gaussian_floor(std: float, alpha_bar: Tensor) -> Tensor:
-    """The least L_simple per dimension that any network can reach on x_0 ~ N(m, std² I), () (ddpm-floor).
-
-    (1/T) Σ_i ᾱ_i s²/(ᾱ_i s² + 1 − ᾱ_i), over ᾱ_1..ᾱ_T: the variance of ε that x_i leaves undecided.
-    """
-    signal = alpha_bar * std**2
-    return (signal / (signal + 1 - alpha_bar)).mean()

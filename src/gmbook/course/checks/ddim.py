@@ -8,18 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Wrong,
-    agree,
-    between,
-    close,
-    exercise,
-    hold,
-    normal_is,
-    numbers,
-    samples,
-    whole,
-)
+from gmbook.course.draws import normal_is
+from gmbook.course.kit import Wrong, agree, between, close, exercise, hold, numbers, samples, whole
 
 
 def table(count: int) -> Tensor:

@@ -9,23 +9,8 @@ from torch import Tensor
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import TablePath
-from gmbook.course.kit import (
-    Probe,
-    Wrong,
-    agree,
-    chance_std,
-    close,
-    column,
-    exercise,
-    gradient,
-    hold,
-    learned,
-    mean_is,
-    normal_is,
-    numbers,
-    samples,
-    whole,
-)
+from gmbook.course.draws import chance_std, learned, mean_is, normal_is
+from gmbook.course.kit import Probe, Wrong, agree, close, column, exercise, gradient, hold, numbers, samples, whole
 from gmbook.laws import plane
 from gmbook.papers.ddpm import linear_betas
 

@@ -13,21 +13,18 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import LinearPath
+from gmbook.course.draws import chance_std, learned, mean_is, normal_is
 from gmbook.course.kit import (
     Given,
     Probe,
     Wrong,
     agree,
     between,
-    chance_std,
     close,
     column,
     exercise,
     gradient,
     hold,
-    learned,
-    mean_is,
-    normal_is,
     numbers,
     samples,
 )

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import Given, Wrong, agree, between, exercise, gradient, hold, learned, numbers, samples
+from gmbook.course.draws import learned
+from gmbook.course.kit import Given, Wrong, agree, between, exercise, gradient, hold, numbers, samples
 
 
 def normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -10,20 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Given,
-    agree,
-    at_once,
-    between,
-    close,
-    exercise,
-    hold,
-    learned,
-    normal_is,
-    numbers,
-    over_the_square,
-    samples,
-)
+from gmbook.course.draws import at_once, learned, normal_is, over_the_square
+from gmbook.course.kit import Given, agree, between, close, exercise, hold, numbers, samples
 from gmbook.laws import plane
 
 

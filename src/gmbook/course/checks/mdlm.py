@@ -9,20 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    SIGMAS,
-    Wrong,
-    agree,
-    chance_std,
-    exercise,
-    gradient,
-    hold,
-    learned,
-    mean_is,
-    numbers,
-    samples,
-    uncorrelated,
-)
+from gmbook.course.draws import SIGMAS, chance_std, learned, mean_is, uncorrelated
+from gmbook.course.kit import Wrong, agree, exercise, gradient, hold, numbers, samples
 from gmbook.laws import pairs, plane
 
 

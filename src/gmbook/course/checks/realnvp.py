@@ -9,18 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Given,
-    agree,
-    at_once,
-    between,
-    exercise,
-    gradient,
-    hold,
-    learned,
-    numbers,
-    over_the_square,
-)
+from gmbook.course.draws import at_once, learned, over_the_square
+from gmbook.course.kit import Given, agree, between, exercise, gradient, hold, numbers
 from gmbook.laws import plane
 
 

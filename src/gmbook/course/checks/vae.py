@@ -8,18 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Wrong,
-    agree,
-    between,
-    exercise,
-    gradient,
-    hold,
-    mean_is,
-    normal_is,
-    numbers,
-    samples,
-)
+from gmbook.course.draws import mean_is, normal_is
+from gmbook.course.kit import Wrong, agree, between, exercise, gradient, hold, numbers, samples
 
 
 def covariance(dimension: int) -> Tensor:
