@@ -105,6 +105,8 @@ class Exercise:
                 points = self.points  # only an examination that came to its end gives any
             except Wrong as wrong:
                 answered, hint = not isinstance(wrong, Unanswered), said(wrong)
+            except SystemExit:
+                hint = "It ends Python, by sys.exit, exit or quit."
         return Verdict(self.name, self.points, points, answered, hint, seed)
 
     def __call__(self, answer: Any) -> None:
@@ -175,7 +177,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except NotImplementedError as blank:
             raise Unanswered("The blank is not filled in.") from blank
-        except (Exception, SystemExit) as error:  # whatever a student's code may raise
+        except Exception as error:  # whatever a student's code may raise
             raise Wrong(f"It raised {type(error).__name__}: {said(error)}") from error
         for place, (copy, given) in enumerate(zip(copies, arguments), 1):
             if isinstance(given, Tensor) and not torch.equal(copy, given):
