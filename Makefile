@@ -90,12 +90,12 @@ check: $(READY)  ## the quick loop: format, lint, types, unit tests
 format: $(READY)  ## format and fix what ruff can fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the README's badge
+sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the README's tables and badge
 	@$(BIN)/python -m tools.chapters sync
-	@$(BIN)/python -m tools.ledger badge
+	@$(BIN)/python -m tools.readme
 
 book: $(READY)  ## build the website into book/_build/html
-	@$(BIN)/python -m tools.site
+	@$(BIN)/python -m book.build
 
 test-answers: $(READY)  ## every kept answer to an exercise, right and wrong, a hundred times on fresh inputs (most of an hour)
 	@GMBOOK_REPEATS=100 $(BIN)/python -m pytest tests/course/test_sheets.py -q -n $(JOBS) -k test_kept_answer $(PYTESTFLAGS)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.gaussians import GaussianMixture
@@ -14,6 +15,8 @@ from gmbook.core.solvers import dopri5, last
 from gmbook.papers import ddim, score_sde
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.theory import ddim as ddim_theory
+
+SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20), draw=lambda model, n: ddim.sample(model, n, 5, eta=0.5))
 
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(linear_betas())]
 path_cases = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 from torch import nn
 
 from gmbook import metrics
@@ -18,6 +19,8 @@ from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.improved_ddpm import ImprovedDDPM, LossSecondMoment, cosine_betas
 from gmbook.papers.theory import improved_ddpm as improved_ddpm_theory
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: ImprovedDDPM(net(4), (2,), steps=20))
 
 MIXTURE = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.5], [1.0]]), torch.tensor([0.04, 0.25])).double()
 

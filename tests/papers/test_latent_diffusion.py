@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 from torch import nn
 
 from gmbook.core.denoiser import Denoiser, Truth, ideal
@@ -17,7 +18,7 @@ from gmbook.metrics import noise_floor, sliced_w2
 from gmbook.networks.blocks import Attention
 from gmbook.networks.conv import MapDecoder, MapEncoder
 from gmbook.networks.guided import Guided
-from gmbook.networks.mlp import TimeMLP
+from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import DiT
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
@@ -27,6 +28,14 @@ from gmbook.papers.score_sde import ScoreSDE, probability_flow
 from gmbook.papers.theory.ddpm import gaussian_floor
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
+
+
+def first_stage() -> KLAutoencoder:
+    return KLAutoencoder(MLP(2, 4, 16), MLP(2, 2, 16), (2,))
+
+
+SPECIMEN = Specimen(lambda: LatentDiffusion(first_stage(), DDPM(net(), (2,), steps=20)))
+
 
 DOUBLE = torch.float64
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -18,6 +19,8 @@ from gmbook.papers import ncsn
 from gmbook.papers.ncsn import NCSN, LevelPath
 from gmbook.papers.theory import ncsn as ncsn_theory
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: NCSN(net(), (2,), levels=4, per_level=5))
 
 MIXTURE = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.divergence import divergence
@@ -14,6 +15,8 @@ from gmbook.core.probability_flow import log_likelihood as flow_log_likelihood
 from gmbook.core.solvers import dopri5
 from gmbook.papers import score_sde
 from gmbook.papers.ddpm import linear_betas
+
+SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
 
 SMOOTH = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath()]
 PATHS = [*SMOOTH, TablePath(linear_betas())]

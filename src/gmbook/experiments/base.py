@@ -54,6 +54,7 @@ class Experiment:
         sheet: how samples are drawn, images by default.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
+        toy: a minute's run with small networks, whose row stands in the table of toys.
     """
 
     paper: str
@@ -70,6 +71,7 @@ class Experiment:
     ema: float | None = None
     compile: bool = False
     channels_last: bool = False
+    toy: bool = False
     sheet: Callable[[Tensor], plots.Picture] = images
 
     @property

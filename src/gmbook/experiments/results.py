@@ -132,11 +132,10 @@ def seconds(experiment: Experiment, root: Path | None = None) -> float:
         return read(experiment, root).content["seconds"]
     except NoRecord:
         folder, _ = _folders(experiment, root)
-        toys = folder.parent / "toys.json"
-        measured = json.loads(toys.read_text(encoding="utf-8")) if toys.is_file() else {}
-        if experiment.name not in measured:
+        row = folder.parent / "toys" / f"{experiment.name}.json"
+        if not row.is_file():
             raise
-        return measured[experiment.name]["seconds"]
+        return json.loads(row.read_text(encoding="utf-8"))["seconds"]
 
 
 def read(experiment: Experiment, root: Path | None = None) -> Record:

@@ -44,6 +44,15 @@ class DDPM(Denoiser):
         levels: the decoder of the last step: 256 for images on the grid −1 + 2k/255 (Eq. 13), None for a density.
     """
 
+    # tables of step i, (T + 1,), float64, made by the constructor and not saved; the entry at i = 0 is never read
+    beta: Tensor
+    alpha_bar: Tensor
+    weight_x0: Tensor
+    weight_xt: Tensor
+    beta_tilde: Tensor
+    least_variance: Tensor  # β̃_i, and β̃_2 at i = 1
+    sigma_squared: Tensor
+
     def __init__(
         self,
         net: nn.Module,
@@ -75,10 +84,10 @@ class DDPM(Denoiser):
             "weight_x0": torch.cat([zero, bridge.weight_x0]),  # the entry at i = 0 is never read
             "weight_xt": torch.cat([one, bridge.weight_xt]),
             "beta_tilde": beta_tilde,
-            "least_variance": least,  # β̃_i, and β̃_2 at i = 1
+            "least_variance": least,
             "sigma_squared": beta if variance == "large" else least,
         }
-        for name, table in tables.items():  # all (T + 1,), float64, made by the constructor and not saved
+        for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
     # ------------------------------------------------------------------------------------------------ training

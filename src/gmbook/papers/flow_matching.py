@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from gmbook.core.denoiser import Denoiser
@@ -18,6 +17,7 @@ from gmbook.core.model import check_event
 from gmbook.core.paths import GaussianPath, LinearPath
 from gmbook.core.probability_flow import flow_field, log_likelihood
 from gmbook.core.solvers import Solver, dopri5, heun, last
+from gmbook.core.transport import optimal_pairing
 
 Coupling = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 TimeLaw = Callable[[Tensor], Tensor]
@@ -36,12 +36,10 @@ def optimal_transport(x0: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
     Tong et al. 2024, arXiv:2302.00482, with an assignment: every point is used exactly once, so both marginals stay as
     they were. (Their code draws B pairs from the plan with replacement.) Only the noise is moved: labels stay with
-    their x_0. O(B³) at worst, on the CPU: 4 ms at B = 256, which is a small network's step; a second at B = 2,000.
+    their x_0. By `core.transport.optimal_pairing`: 6 ms at B = 256, which is a small network's step.
     """
-    a, b = (z.detach().flatten(1).double().cpu() for z in (x0, noise))  # near ties need the digits
-    # rows are the noise: the solver adds row by row, and is twice as fast when rows do not cluster as data do
-    _, partner = linear_sum_assignment(torch.cdist(b, a).square().numpy())
-    return x0, noise[torch.from_numpy(partner).argsort().to(noise.device)]
+    a, b = (z.detach().flatten(1).double() for z in (x0, noise))  # near ties need the digits
+    return x0, noise[optimal_pairing(torch.cdist(a, b).square())]
 
 
 # ------------------------------------------------------------------------------------------- at which t to train
