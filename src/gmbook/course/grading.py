@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -83,7 +83,7 @@ class Grader:
 
     def grade(
         self, found: Sequence[Submission], jobs: int = 2, again: bool = False
-    ) -> Iterator[tuple[Submission, dict[str, Any]]]:
+    ) -> Generator[tuple[Submission, dict[str, Any]], None, None]:
         """Grade, `jobs` at a time; yields each outcome after its JSON, its page and its row are written.
 
         Args:

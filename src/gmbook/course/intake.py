@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 MOST = 50 << 20  # bytes of a notebook
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?")
@@ -287,17 +286,17 @@ def compare(made: Class, people: Sequence[tuple[str, str]]) -> list[Submission]:
     def alike(name: str) -> str:
         return "".join(c for c in name.casefold() if c.isalnum())
 
-    known: dict[str, Any] = {}
+    known: dict[str, tuple[str, str]] = {}
     for person in people:
         known |= {key: person for key in (alike(person[0]), person[1]) if key}
-    present = set()
+    present: set[tuple[str, str]] = set()
     for submission in made.submissions:
-        person = known.get(submission.id) or known.get(alike(submission.student))
-        if person is None:
+        found = known.get(submission.id) or known.get(alike(submission.student))
+        if found is None:
             submission.remarks.append("not on the roster")
             continue
-        present.add(person)
-        submission.id = submission.id or person[1]
+        present.add(found)
+        submission.id = submission.id or found[1]
     missing = [person for person in people if person not in present]
     return [Submission(name, why="nothing was handed in", id=number) for name, number in missing]
 
