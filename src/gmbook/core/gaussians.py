@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import check_event
+from gmbook.core.checks import check_event
 
 
 def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:

@@ -111,6 +111,6 @@ def _memory(x: Tensor, other: Tensor, train: Tensor) -> dict[str, float]:
 
 def _nearest(x: Tensor, pixels: Tensor) -> float:
     """The mean over x of the root mean square distance to the nearest of all images."""
-    x = x.flatten(1)
+    x = x.flatten(1).to(pixels.device)
     parts = [torch.cdist(x, data.scale(part).flatten(1)).min(1).values for part in pixels.split(10_000)]
     return (torch.stack(parts).min(0).values / x.shape[1] ** 0.5).mean().item()

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Law
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.core.model import check_event
 
 
 def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:

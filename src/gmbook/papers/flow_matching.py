@@ -7,13 +7,15 @@ follows it from t = 1 down to 0. On the linear path it is (1 − σ_min)ε − x
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count, check_event
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, LinearPath
 from gmbook.core.probability_flow import flow_field, log_likelihood
 from gmbook.core.solvers import Solver, dopri5, heun, last
@@ -56,7 +58,11 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeLaw:
     Density exp(−(logit t − m)²/(2s²)) / (s√(2π) t(1 − t)). Esser et al. 2024, arXiv:2403.03206, whose t is the book's.
     A map u -> t of u ~ U[0, 1].
     """
-    return lambda u: torch.sigmoid(mean + std * torch.special.ndtri(u))
+    return functools.partial(_logit_normal, mean=mean, std=std)
+
+
+def _logit_normal(u: Tensor, mean: float, std: float) -> Tensor:
+    return torch.sigmoid(mean + std * torch.special.ndtri(u))
 
 
 # ------------------------------------------------------------------------------------------------------ the model
@@ -132,12 +138,11 @@ class FlowMatching(Denoiser):
 
     def times(self, steps: int) -> Tensor:
         """steps + 1 even times from noise to data, (steps + 1,), float64: 1 to 0 on the linear path."""
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        check_count("steps", steps)
         start, end = self.path.flow_ends
-        return torch.linspace(end, start, steps + 1, dtype=torch.float64)
+        return torch.linspace(end, start, steps + 1, dtype=torch.float64, device=self.device)
 
-    @torch.no_grad()
+    @sampling
     def trajectory(self, x: Tensor, ts: Tensor, solver: Solver = heun, y: Tensor | None = None) -> Iterator[Tensor]:
         """dx/dt = v_θ(x, t) from x at ts[0]: yields x at ts[1:]. Falling times sample, rising ones encode (fm-flow).
 
@@ -150,8 +155,8 @@ class FlowMatching(Denoiser):
 
     def prior(self, n: int) -> Tensor:
         """n draws of the noise where the flow starts, N(0, σ(1)² I): (n, *S)."""
-        end = torch.tensor(self.path.flow_ends[1], dtype=torch.float64)
-        return self.path.sigma(end).to(self.device, self.dtype) * self.noise(n)
+        end = torch.tensor(self.path.flow_ends[1], dtype=torch.float64, device=self.device)
+        return self.path.sigma(end).to(self.dtype) * self.noise(n)
 
     def sample(self, n: int, y: Tensor | None = None, steps: int = 50, solver: Solver = heun) -> Tensor:
         """n samples by any ODE solver: (n, *S). For dopri5 take steps = 1, it chooses its own."""

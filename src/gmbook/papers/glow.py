@@ -20,6 +20,7 @@ from gmbook.core.flows.density import Flow
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear, PLULinear
 from gmbook.core.flows.multiscale import Multiscale, Squeeze
 from gmbook.core.flows.pixels import Shift
+from gmbook.core.model import sampling
 from gmbook.networks.blocks import zero
 
 
@@ -169,6 +170,7 @@ class Glow(Flow):
         self.train().loss(x)
         return self
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """x = f⁻¹(Tε), (n, *S): all noise has the standard deviation T (glow-temperature). Labels play no part.
 
