@@ -264,8 +264,8 @@ def test_its_contract_and_its_facts_are_tested(copy):
 # What is made from the register or from records, and what tells the history.
 GENERATED = {"src/gmbook/papers.toml", "book/results.md", "book/toys.md", "CHANGELOG.md", "tests/test_registry.py"}
 FOLDERS = ("src", "tests", "tools", "book", "chapters", "benchmarks", ".github")
-# How many may, by paper; 9 for all others. What is left are examples of the command, the course and the tools (above all
-# of DDPM), the tests of what several papers share, the benchmarks, and the glossary.
+# How many may, by paper; 9 for all others. What is left are examples of the command, the course and the tools (above
+# all of DDPM), the tests of what several papers share, the benchmarks, and the glossary.
 MOST = {"vae": 12, "realnvp": 18, "ddpm": 34, "ddim": 13, "flow_matching": 11}
 
 
