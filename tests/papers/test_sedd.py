@@ -290,7 +290,7 @@ def test_trains(chain, schedule):
 
 def test_bad_arguments_are_refused():
     law = Enumeration(PMF, Chain.absorbing(4), LinearSchedule(end=1e-3))
-    with pytest.raises(ValueError, match=r"keep\(1\) > 0"):
+    with pytest.raises(ValueError, match=r"alpha_bar\(1\) > 0"):
         SEDD(law.log_score, (2,), law.chain, LinearSchedule())
     model = SEDD(law.log_score, (2,), law.chain)
     with pytest.raises(ValueError, match="unknown sampler"):
