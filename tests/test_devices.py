@@ -5,6 +5,7 @@ No GPU is needed: the device of `refusing_device` holds numbers and refuses to m
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,6 +77,8 @@ def test_every_paper_s_loss_and_sampler(paper: str):
                 loss = objective.loss(batch)
                 torch.autograd.grad(loss, objective.parameters, allow_unused=True)
                 assert there(loss.detach())
+        if paper == "score_sde":  # its own sampler takes 500 steps
+            draw = lambda model, n: score_sde.predictor_corrector(model, n, 2)  # noqa: E731
         assert there(draw(model.eval(), 4))
 
 
@@ -133,7 +136,7 @@ WALKS: dict[str, Callable[[Denoiser], Tensor]] = {
     "midpoint": lambda model: score_sde.probability_flow(model, 4, 3, midpoint),
     "Heun": lambda model: score_sde.probability_flow(model, 4, 3, heun),
     "RK4": lambda model: score_sde.probability_flow(model, 4, 3, rk4),
-    "dopri5": lambda model: score_sde.probability_flow(model, 4, 1, dopri5),
+    "dopri5": lambda model: score_sde.probability_flow(model, 4, 1, functools.partial(dopri5, rtol=0.3, atol=0.3)),
     "reverse SDE": lambda model: score_sde.reverse_sde(model, 4, 3),
     "predictor-corrector": lambda model: score_sde.predictor_corrector(model, 4, 3),
     "annealed Langevin": lambda model: ncsn.last(
