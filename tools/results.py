@@ -172,7 +172,7 @@ def row(entry: Entry, experiment: Experiment, records: Records) -> list[str]:
     """One line of the table: `HEADER`."""
     content = records.get(experiment.name)
     if content is None:
-        planned = f"{experiment.budget}: {experiment.steps:,} steps of {experiment.size}"
+        planned = f"{experiment.budget}: {experiment.recipe.steps:,} steps of {experiment.recipe.batch_size}"
         return [entry.title, entry.theirs, NOT_RUN, planned, "–", "–"]
     run = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"
     ours = fill(entry.ours, content)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from gmbook import experiments
-from gmbook.experiments import base
+from gmbook.experiments import runs
+from gmbook.experiments.base import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, PAGE = ROOT / "book" / "results" / "toys", ROOT / "book" / "toys.md"
@@ -32,17 +33,22 @@ draw to draw, so a ratio below one is luck. The seconds are processor time, on t
 """
 
 
-def measure(experiment: base.Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
+def measure(experiment: Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
     """Train one experiment in a scratch folder and judge it."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = base.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
+        model, _ = runs.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
     seconds = time.process_time() - start
     torch.manual_seed(1)
     assert experiment.evaluate is not None
     report = experiment.evaluate(model, n or POINTS.get(experiment.dataset, 4000))
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"steps": steps or experiment.steps, "seconds": round(seconds, 1), "weights": weights, "metrics": report}
+    return {
+        "steps": steps or experiment.recipe.steps,
+        "seconds": round(seconds, 1),
+        "weights": weights,
+        "metrics": report,
+    }
 
 
 def recorded(folder: Path = ROWS) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ def test_a_short_run_gives_the_same_row(experiment):
     """Two steps and a few samples: the same measures, finite, and worse than the recorded run's where one is a loss."""
     row, recorded = toy_table.measure(experiment, steps=2, n=200), RECORDED[experiment.name]
     assert set(row["metrics"]) == set(recorded["metrics"])
-    assert (row["weights"], recorded["steps"]) == (recorded["weights"], experiment.steps)
+    assert (row["weights"], recorded["steps"]) == (recorded["weights"], experiment.recipe.steps)
     assert recorded["seconds"] < 120  # a minute on two cores
 
 

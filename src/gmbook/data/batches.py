@@ -3,7 +3,7 @@
 A stream's whole state is the number of batches that it has served: batch k is a function of (seed, k). So a
 checkpoint stores a few integers, and a run that is resumed sees exactly the data of one that never stopped.
 
-Several processes read the same whole batches, and each takes its share of the rows (`gmbook.train.processes`).
+Several processes read the same whole batches, and each takes its part of the rows (`gmbook.train.processes`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from torch import Tensor
 from gmbook import data
 from gmbook.data.batches import Batches
 from gmbook.experiments import results
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Experiment
 from gmbook.metrics.classifier import Classifier
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 
 def batches(seed: int, size: int) -> Batches:
@@ -39,10 +41,14 @@ EXPERIMENTS = (
         "laptop",
         model=Classifier,
         batches=batches,
-        steps=3000,  # seven epochs: from there the test accuracy stays above 99 %
-        size=128,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine"},
-        ema=0.99,
+        recipe=Recipe(
+            steps=3000,  # seven epochs: from there the test accuracy stays above 99 %
+            batch_size=128,
+            lr=1e-3,
+            warmup=100,
+            decay="cosine",
+            ema_decay=0.99,
+        ),
         reference="not a paper's model: the book's own judge of digits",
         sample=None,
         evaluate=evaluate,

@@ -10,6 +10,7 @@ from gmbook import data
 from gmbook.data.batches import Batches
 from gmbook.experiments.base import Experiment
 from gmbook.papers.dc_ae import DCAE
+from gmbook.train.recipe import Recipe
 
 
 @torch.no_grad()
@@ -35,9 +36,7 @@ EXPERIMENTS = (
         batches=lambda seed, size: Batches(
             data.digits("train").x, size=size, seed=seed, transform=lambda x: data.scale(x, 17)
         ),
-        steps=1500,
-        size=64,
-        options={"lr": 2e-3, "decay": "cosine"},
+        recipe=Recipe(steps=1500, batch_size=64, lr=2e-3, decay="cosine"),
         reference="Chen et al. 2025: ImageNet at 256×256 to 1024×1024, f32 to f128",
         sample=None,
         evaluate=reconstruction,

@@ -15,6 +15,7 @@ Their losses are per letter, one a bound and one exact, on the same windows, eac
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,12 +26,14 @@ from gmbook import data, metrics, plots
 from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
 from gmbook.data.batches import TextBatches
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import VOCAB, token_net, tokens
 from gmbook.laws.letters import LetterChain
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
-from gmbook.train.optimizers import muon
+from gmbook.train.device import device
+from gmbook.train.optimizers import MuonAndAdam
+from gmbook.train.recipe import Recipe
 
 REFERENCE = {
     "mdlm": "Sahoo et al. 2024, LM1B and OpenWebText: 12 layers, width 768 (110 M), AdamW 3e-4, warm-up 2,500, "
@@ -149,18 +152,18 @@ def pair(
     budget: str,
     text: Callable[[str], data.TextSet],
     net: tuple[int, int, int, int],
-    steps: int,
+    recipe: Recipe,
     more: dict[str, Any] | None = None,
     **run: Any,
 ) -> tuple[Experiment, Experiment]:
     """The diffusion and its baseline on one text: width, depth, heads and window, and how both are trained.
 
-    `more` holds further options of the network. `steps` are the diffusion's; the baseline takes half of them.
+    `more` holds further options of the network. The recipe is the diffusion's; the baseline takes half of its steps.
     """
     length = net[3]
     made = {
-        "mdlm": (mdlm, steps, evaluate(text, bound, f"bound ({DRAWS} draws of the mask count for each window)")),
-        "autoregressive": (autoregressive, steps // 2, evaluate(text, exact, "exact")),
+        "mdlm": (mdlm, recipe, evaluate(text, bound, f"bound ({DRAWS} draws of the mask count for each window)")),
+        "autoregressive": (autoregressive, replace(recipe, steps=recipe.steps // 2), evaluate(text, exact, "exact")),
     }
     diffusion, baseline = (
         Experiment(
@@ -169,7 +172,7 @@ def pair(
             budget,
             model=partial(model, *net, **(more or {})),
             batches=lambda seed, size: batches(text("train"), length, seed, size),
-            steps=taken,
+            recipe=taken,
             reference=REFERENCE[paper],
             sample=sample,
             evaluate=judge,
@@ -193,10 +196,7 @@ EXPERIMENTS = (
         "laptop",
         data.prose,
         (64, 2, 2, 64),
-        steps=3000,
-        size=32,
-        options={"lr": 3e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.99,
+        recipe=Recipe(steps=3000, batch_size=32, lr=3e-3, warmup=100, decay="cosine", clip=1.0, ema_decay=0.99),
     ),
     *pair(
         "prose",
@@ -204,10 +204,7 @@ EXPERIMENTS = (
         data.prose,
         (128, 4, 4, 128),
         more={"dropout": 0.2},  # the text is short
-        steps=5000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},
-        ema=0.995,
+        recipe=Recipe(steps=5000, batch_size=64, lr=1e-3, warmup=200, decay="cosine", clip=1.0, ema_decay=0.995),
     ),
     *pair(
         "text8",
@@ -215,16 +212,16 @@ EXPERIMENTS = (
         data.text8,
         (128, 4, 4, 128),  # 0.8 M weights: what two megabytes of half precision hold
         more={"local": 7},  # in trials of 600 steps of the diffusion: 3.05 bits per letter instead of 3.35, with Adam
-        steps=10_000,  # 41 M letters, six passes over the text: 60 minutes of one core
-        size=32,
-        options={
-            "lr": 2e-2,
-            "optimizer": muon(),  # and 2.87 instead of 3.05; Adam's rate for the rest is 2e-3
-            "warmup": 300,
-            "decay": "cosine",
-            "clip": 1.0,  # the weight 1/t has no bound
-        },
-        ema=0.998,
+        recipe=Recipe(
+            steps=10_000,  # 41 M letters, six passes over the text: 60 minutes of one core
+            batch_size=32,
+            lr=2e-2,
+            optimizer=MuonAndAdam(),  # and 2.87 instead of 3.05; Adam's rate for the rest is 2e-3
+            warmup=300,
+            decay="cosine",
+            clip=1.0,  # the weight 1/t has no bound
+            ema_decay=0.998,
+        ),
     ),
     *pair(
         "text8",
@@ -232,10 +229,17 @@ EXPERIMENTS = (
         data.text8,
         (384, 6, 6, 256),  # 10.7 M weights, a tenth of the paper's
         more={"dropout": 0.05},
-        steps=20_000,
-        size=256,
-        options={"lr": 5e-4, "warmup": 1000, "decay": "cosine", "clip": 1.0, "weight_decay": 0.03, "bf16": True},
-        ema=0.999,
+        recipe=Recipe(
+            steps=20_000,
+            batch_size=256,
+            lr=5e-4,
+            warmup=1000,
+            decay="cosine",
+            clip=1.0,
+            weight_decay=0.03,
+            bf16=True,
+            ema_decay=0.999,
+        ),
         compile=True,
     ),
 )

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from gmbook import plots
 from gmbook.core.model import Model
-from gmbook.data.download import REPOSITORY
-from gmbook.experiments.base import Experiment, device, load, read_run
+from gmbook.data.download import PACKAGE, clone
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.runs import load, read_run
 from gmbook.train.checkpoint import newest_checkpoint, write_atomically
+from gmbook.train.device import device
 
+SHIPPED = PACKAGE.parent / "shipped"  # where a wheel carries the repository's records and weights
 LIMIT = 2_000_000  # bytes of one file of weights
 
 
@@ -58,11 +61,7 @@ def _show(value: Any) -> str:
 
 
 def _folders(experiment: Experiment, root: Path | None) -> tuple[Path, Path]:
-    root = REPOSITORY if root is None else root
-    if not (root / "data" / "registry.toml").is_file():
-        raise NoRecord(
-            "records and weights live in the book's repository: clone it and install with `pip install -e .`"
-        )
+    root = (clone() or SHIPPED) if root is None else root
     return root / "book" / "results" / experiment.name, root / "data" / "pretrained"
 
 
@@ -89,6 +88,8 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
         ValueError: the weights exceed two megabytes.
         FileNotFoundError: there is no finished run in the folder.
     """
+    if root is None and clone() is None:
+        raise NoRecord("records are kept in the book's repository: clone it and install with `pip install -e .`")
     folder, pretrained = _folders(experiment, root)
     told, model = read_run(run), load(experiment, run)
     step, state = newest_checkpoint(run) or (0, {})
@@ -119,7 +120,9 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
 def command(experiment: Experiment, steps: int, seed: int) -> str:
     """What repeats a run, with what is not the experiment's own said."""
     words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-    return words + (f" --steps {steps}" if steps != experiment.steps else "") + (f" --seed {seed}" if seed else "")
+    return (
+        words + (f" --steps {steps}" if steps != experiment.recipe.steps else "") + (f" --seed {seed}" if seed else "")
+    )
 
 
 def seconds(experiment: Experiment, root: Path | None = None) -> float:
@@ -167,7 +170,9 @@ def load_pretrained(experiment: Experiment, root: Path | None = None) -> Model:
     except FileNotFoundError:
         raise NoRecord(f"{experiment.name} has no recorded weights: `gmbook train`, then `gmbook record`") from None
     if manifest.get(experiment.name, {}).get("sha256") != hashlib.sha256(content).hexdigest():
-        raise ValueError(f"{file.name} is damaged (its SHA-256 is not the recorded one): restore it with git")
+        raise ValueError(
+            f"{file.name} is damaged (its SHA-256 is not the recorded one): restore it, or install gmbook again"
+        )
     model = experiment.model()
     stored, wanted = load_tensors(content), model.state_dict()
     if stored.keys() != wanted.keys():

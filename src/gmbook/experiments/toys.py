@@ -7,6 +7,7 @@ Each paper's file has its own. The dataset's name is the law's: points in the pl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from gmbook.experiments.base import Experiment
 from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import Transformer
+from gmbook.train.recipe import Recipe
 
 Metrics = dict[str, Any]
 Draw = Callable[[Any, int], Tensor]
@@ -85,7 +87,7 @@ def points(
     draw: Draw = own_sampler,
     evaluate: Callable[[Any, int], Metrics] | None = None,
     size: int = 512,
-    **options: Any,
+    **settings: Any,
 ) -> Experiment:
     """An experiment on fresh points of a law in the plane."""
     toy = make()
@@ -95,9 +97,7 @@ def points(
         "laptop",
         model=model,
         batches=lambda seed, size: LawBatches(toy, size),
-        steps=steps,
-        size=size,
-        options={"lr": 2e-3, "decay": "cosine"} | options,
+        recipe=replace(Recipe(steps=steps, batch_size=size, lr=2e-3, decay="cosine"), **settings),
         reference=REFERENCE,
         sample=lambda m, y: draw(m, len(y)),
         evaluate=evaluate or in_plane(toy, draw),
@@ -114,9 +114,7 @@ def tokens(paper: str, model: Callable[[], Model], steps: int, draw: Draw) -> Ex
         "laptop",
         model=model,
         batches=lambda seed, size: LawBatches(law, size),
-        steps=steps,
-        size=256,
-        options={"lr": 2e-3, "decay": "cosine"},
+        recipe=Recipe(steps=steps, batch_size=256, lr=2e-3, decay="cosine"),
         reference=REFERENCE,
         sample=lambda m, y: draw(m, len(y)),
         evaluate=on_grid(law, draw),

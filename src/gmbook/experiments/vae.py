@@ -19,14 +19,16 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.flow_matching import centred, pixels
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import centred, pixels
 from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = "Kingma & Welling 2014, MNIST: tanh MLP with 500 hidden units, Adagrad, batch 100, one draw of z"
 
@@ -79,7 +81,7 @@ def evaluate(model: Any, n: int) -> dict[str, Any]:
         "negative ELBO, nats, 2,000 test digits": -elbo,
         "negative IWAE bound, k = 500, nats, 500 test digits": -iwae,
         "active units": int(model.active_units(x).sum()),
-        **judge_digits(drawn, None, classifier.recorded()),
+        **measure_digits(drawn, None, classifier.recorded()),
     }
 
 
@@ -104,7 +106,7 @@ def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
         f"bits/dim, IWAE bound, k = 100, {len(tighter)} test images": tighter.mean().item(),
         "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test).mean().item(),
         "active units": int(model.active_units(x).sum()),
-        **judge_colours(sample_colours(model, torch.zeros(n)), gaussian),
+        **measure_colours(sample_colours(model, torch.zeros(n)), gaussian, where=device()),
     }
 
 
@@ -115,9 +117,7 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 128, 8),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options={"lr": 1e-3},
+        recipe=Recipe(steps=steps, batch_size=64, lr=1e-3),
         reference=REFERENCE,
         sample=sample,
     )
@@ -133,9 +133,12 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 400, 20),  # 0.65 M weights: the usual small VAE, near the paper's 500 units
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=9000,  # twenty epochs
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine"},
+        recipe=Recipe(
+            steps=9000,  # twenty epochs
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -146,9 +149,13 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 500, 50, depth=2),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=200_000,  # on a GPU minutes; the bound still falls slowly
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine", "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # on a GPU minutes; the bound still falls slowly
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+            bf16=True,
+        ),
         compile=True,
         reference=REFERENCE,
         sample=sample,
@@ -160,13 +167,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: colour_model(16, 64),  # 0.95 M weights, 1.9 MB in half precision
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
-        size=64,
-        options={
-            "lr": 1e-3,
-            "decay": "cosine",
-            "clip": 1000.0,
-        },  # the loss is a sum over 3,072 pixels: so are gradients
+        recipe=Recipe(
+            steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
+            batch_size=64,
+            lr=1e-3,
+            decay="cosine",
+            clip=1000.0,
+            # the loss is a sum over 3,072 pixels: so are gradients
+        ),
         reference=COLOURS,
         sample=sample_colours,
         evaluate=evaluate_cifar10,
@@ -177,9 +185,14 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: colour_model(64, 256),  # 15 M weights; four times the width and the code
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=200_000,  # 512 epochs
-        size=128,
-        options={"lr": 5e-4, "decay": "cosine", "clip": 1000.0, "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # 512 epochs
+            batch_size=128,
+            lr=5e-4,
+            decay="cosine",
+            clip=1000.0,
+            bf16=True,
+        ),
         compile=True,
         channels_last=True,
         reference=COLOURS,
