@@ -33,7 +33,7 @@ HTML = BUILD / "html"
 CHECK = "nbval-check-output"
 # The pages beside the chapters, in the order of the navigation. One that does not exist is left out.
 PAGES = {
-    "Begin": ["read.md", "timeline.md"],
+    "Begin": ["read.md", "own_data.md", "timeline.md"],
     "What holds it up": ["ledger.md", "tested.md", "errata.md", "results.md", "toys.md"],
     "Reference": ["notation.md", "glossary.md", "api/index.md", "bibliography.md"],
 }

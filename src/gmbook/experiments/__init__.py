@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmbook.core.model import Model
-from gmbook.experiments import classifier, ddpm, flow_matching, gan, images, mdlm, realnvp, results, toys, vae
+from gmbook.experiments import classifier, ddpm, flow_matching, gan, images, mdlm, own, realnvp, results, toys, vae
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.registry import EXPERIMENTS, find
 from gmbook.experiments.results import Record
@@ -19,6 +19,7 @@ __all__ = [
     "images",
     "load_pretrained",
     "mdlm",
+    "own",
     "realnvp",
     "record",
     "toys",

@@ -39,6 +39,8 @@ class Experiment:
         sheet: how samples are drawn; by default as images, ten to a row.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
+        table: samples -> the ending of a file and its content, numbers or letters, for what is more than a picture.
+        facts: what else must be known to repeat a run and to load it, as plain JSON: what one's own data were.
     """
 
     paper: str
@@ -56,6 +58,8 @@ class Experiment:
     compile: bool = False
     channels_last: bool = False
     sheet: Callable[[Tensor], plots.Picture] = partial(plots.images, columns=10)
+    table: Callable[[Tensor], tuple[str, str]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -142,6 +142,8 @@ def _claim(folder: Path, about: dict[str, Any], resume: bool) -> None:
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
+    if earlier.get("data", {}).get("digest") != about.get("data", {}).get("digest"):
+        raise ValueError(f"{folder} holds a run on other data of the name {about['dataset']}: name another folder")
 
 
 def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
@@ -163,6 +165,7 @@ def provenance(experiment: Experiment, seed: int, steps: int) -> dict[str, Any]:
         "commit": commit(),
         "versions": {"python": platform.python_version(), **packages},
         "hardware": hardware,
+        **({"data": experiment.facts} if experiment.facts else {}),
     }
 
 
