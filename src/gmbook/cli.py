@@ -105,7 +105,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def record(arguments: argparse.Namespace) -> int:
-    """`gmbook record`: keep a run's metrics, pictures and weights, in the repository or, of one's own data, beside it."""
+    """`gmbook record`: keep metrics, pictures and weights, in the repository or, of one's own data, beside the run."""
     print(results.record(_of_run(arguments.run), arguments.run, arguments.n).summary())
     return 0
 

@@ -9,7 +9,6 @@ scale, alphabet) stands in `run.json`, so that a run can be sampled without them
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor
 
 from gmbook import data, metrics, plots
-from gmbook.core.model import Model
 from gmbook.data import own as files
 from gmbook.data.batches import Batches, TextBatches
 from gmbook.experiments import own_ways as ways
@@ -177,7 +175,7 @@ def _evaluate_images(own: Own, way: Way) -> Callable[[Any, int], Report]:
             **_features(x, real, held),
         }
         if way.nats is not None:
-            few = test.x[: way.few]
+            few = test.x[: min(way.few, n)]
             bits = way.nats(own.facts, model, few.to(device())).cpu()
             found |= {
                 f"bits/dim, bound, {len(few)} held-out pictures": bits.mean().item(),
@@ -228,7 +226,7 @@ def _evaluate_points(own: Own, way: Way) -> Callable[[Any, int], Report]:
             "the same, training points ": metrics.energy_distance(real, held).item(),
         }
         if way.nats is not None:
-            few = held[: way.few]
+            few = held[: min(way.few, n)]
             shift = train.std.double().log().sum().item()  # from the standardised scale to the file's
             nats = way.nats(own.facts, model, few.to(device())).double().cpu() + shift
             spread = torch.linalg.cholesky(real.T.double().cov().reshape(real.shape[1], -1))

@@ -55,7 +55,7 @@ class Way:
         nats: (facts, model, x) -> code lengths, (B,): bits/dim of raw pictures, nats of standardised points or of
             letters; None where the class has none.
         bound: how this number is to be called.
-        few: for how many examples it is computed.
+        few: for how many examples it is computed, or for as many as samples are judged.
         least: the smallest D of points.
     """
 

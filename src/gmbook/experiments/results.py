@@ -185,9 +185,7 @@ def load_pretrained(experiment: Experiment, root: Path | None = None) -> Model:
     except FileNotFoundError:
         raise NoRecord(f"{experiment.name} has no recorded weights: `gmbook train`, then `gmbook record`") from None
     if manifest.get(experiment.name, {}).get("sha256") != hashlib.sha256(content).hexdigest():
-        raise ValueError(
-            f"{file.name} is damaged (its SHA-256 is not the recorded one): restore it with git, or install gmbook again"
-        )
+        raise ValueError(f"{file.name} is damaged (its SHA-256 is not the recorded one): restore or reinstall it")
     model = experiment.model()
     stored, wanted = load_tensors(content), _learned(model)
     if stored.keys() != wanted.keys():
