@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,8 @@ class Experiment:
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
         toy: a minute's run with small networks, whose row stands in the table of toys.
+        table: samples -> the ending of a file and its content, numbers or letters, for what is more than a picture.
+        facts: what else must be known to repeat a run and to load it, as plain JSON: what one's own data were.
     """
 
     paper: str
@@ -54,6 +56,8 @@ class Experiment:
     channels_last: bool = False
     toy: bool = False
     sheet: Callable[[Tensor], plots.Picture] = partial(plots.images, columns=10)
+    table: Callable[[Tensor], tuple[str, str]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -47,19 +47,21 @@ DRAWS = 32  # network calls of the bound's estimate; its error is then that of t
 ROWS = 12  # lines of a sheet of samples
 
 
-def network(width: int, depth: int, heads: int, causal: bool, **options: Any) -> Transformer:
-    """27 letters and one more symbol in, which is the mask or the start; 27 letters out. No time."""
-    return Transformer(LETTERS + 1, width, depth, heads, causal=causal, out=LETTERS, **options)
+def network(width: int, depth: int, heads: int, causal: bool, vocab: int = LETTERS, **options: Any) -> Transformer:
+    """V letters and one more symbol in, which is the mask or the start; V letters out. No time."""
+    return Transformer(vocab + 1, width, depth, heads, causal=causal, out=vocab, **options)
 
 
-def mdlm(width: int, depth: int, heads: int, length: int, **options: Any) -> MDLM:
-    """Masked diffusion on windows of `length` letters; the options are the network's."""
-    return MDLM(network(width, depth, heads, False, **options), (length,), LETTERS)
+def mdlm(width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any) -> MDLM:
+    """Masked diffusion on windows of `length` letters of `vocab` kinds; the options are the network's."""
+    return MDLM(network(width, depth, heads, False, vocab, **options), (length,), vocab)
 
 
-def autoregressive(width: int, depth: int, heads: int, length: int, **options: Any) -> Autoregressive:
+def autoregressive(
+    width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any
+) -> Autoregressive:
     """The same network, causal."""
-    return Autoregressive(network(width, depth, heads, True, **options), (length,), LETTERS)
+    return Autoregressive(network(width, depth, heads, True, vocab, **options), (length,), vocab)
 
 
 def live() -> tuple[MDLM, Autoregressive]:
@@ -103,17 +105,20 @@ def counted(text: data.TextSet, windows: Tensor) -> dict[str, float]:
     """Bits per letter of windows (n, L) under letters that are counted in the text: alone, and after four others.
 
     The 5-grams are smoothed towards 4-grams, these towards 3-grams, and so on. A model of more than neighbours must
-    beat them.
+    beat them. A large alphabet leaves room for shorter grams only: a table of n-grams has V^n numbers.
     """
-    laws = {"letter frequencies": LetterChain.fit(text.tokens, 0), "5-grams": LetterChain.fit(text.tokens, 4)}
+    vocab = len(text.alphabet)
+    order = next(k for k in (4, 3, 2, 1, 0) if vocab ** (k + 1) <= 2e7)
+    fitted = {f"{order + 1}-grams": order} if order else {}
+    laws = {name: LetterChain.fit(text.tokens, k, vocab) for name, k in ({"letter frequencies": 0} | fitted).items()}
     length = windows.shape[1]
     return {name: metrics.bits_per_char(-law.log_prob(windows), length).mean().item() for name, law in laws.items()}
 
 
 def words_known(tokens: Tensor, text: data.TextSet) -> float:
     """The share of words in lines (n, L) that occur in the text, without the first and last of each line."""
-    known = set(data.decode(text.tokens).split())
-    words = [word for line in tokens for word in data.decode(line).split()[1:-1]]
+    known = set(text.decode(text.tokens).split())
+    words = [word for line in tokens for word in text.decode(line).split()[1:-1]]
     return sum(word in known for word in words) / max(len(words), 1)
 
 
@@ -141,7 +146,7 @@ def evaluate(text: Callable[[str], data.TextSet], nats: Nats, what: str) -> Call
             "protocol": f"the first {len(windows)} test windows of {length} letters, each without what came before it",
             "share of sampled words that the training text has": words_known(drawn, train),
             "the same for test windows": words_known(windows[: len(drawn)], train),
-            "samples": [data.decode(line) for line in drawn[:3]],
+            "samples": [test.decode(line) for line in drawn[:3]],
         }
 
     return report

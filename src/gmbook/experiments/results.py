@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,23 @@ def curve(history: dict[str, Tensor]) -> plots.Picture:
     return plots.curves(history, smooth=max(1, len(next(iter(history.values()))) // 60), logx=True, ylabel="loss")
 
 
-def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> plots.Picture:
-    """Samples: of images, a column for each of ten classes where the model knows them; nothing selected."""
-    torch.manual_seed(seed)
-    labels = torch.arange(10).repeat(per_class)
+def draw(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> Tensor:
+    """Ten times `per_class` samples, the ten classes in turn where the model knows them; nothing selected.
+
+    Raises:
+        ValueError: the experiment makes no samples, or none are asked for.
+    """
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    return experiment.sheet(experiment.sample(model, labels))
+    if per_class < 1:
+        raise ValueError(f"the samples per class must be at least 1, got {per_class}")
+    torch.manual_seed(seed)
+    return experiment.sample(model, torch.arange(10).repeat(per_class))
+
+
+def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> plots.Picture:
+    """What `draw` draws: of images, a column for each of ten classes where the model knows them."""
+    return experiment.sheet(draw(experiment, model, per_class, seed))
 
 
 def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None = None) -> Record:
@@ -85,9 +96,13 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
     The metrics are those of the weights as they are stored, rounded to half precision.
 
     Raises:
-        ValueError: the weights exceed two megabytes.
+        ValueError: the weights exceed two megabytes, which the book's own may not, or n < 1.
         FileNotFoundError: there is no finished run in the folder.
     """
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    if experiment.facts and root is None:
+        root = run / "record"  # one's own data are nobody else's: their record stays with the run
     if root is None and clone() is None:
         raise NoRecord("records are kept in the book's repository: clone it and install with `pip install -e .`")
     folder, pretrained = _folders(experiment, root)
@@ -97,7 +112,7 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
         raise FileNotFoundError(f"{run} stopped at step {step} of {told['steps']}: resume it first")
     weights = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
     content = save_tensors({name: t.cpu().contiguous() for name, t in weights.items()})
-    if len(content) > LIMIT:
+    if len(content) > LIMIT and not experiment.facts:
         raise ValueError(f"the weights of {experiment.name} take {len(content):,} bytes: at most {LIMIT:,} are kept")
     write_atomically(pretrained / f"{experiment.name}.safetensors", content)
     _manifest(pretrained, experiment.name, content)
@@ -119,10 +134,10 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
 
 def command(experiment: Experiment, steps: int, seed: int) -> str:
     """What repeats a run, with what is not the experiment's own said."""
-    words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-    return (
-        words + (f" --steps {steps}" if steps != experiment.recipe.steps else "") + (f" --seed {seed}" if seed else "")
-    )
+    dataset = shlex.quote(experiment.facts.get("path", experiment.dataset))
+    words = f"gmbook train {experiment.paper} {dataset} --budget {experiment.budget}"
+    words += f" --steps {steps}" if steps != experiment.recipe.steps else ""
+    return words + (f" --seed {seed}" if seed else "")
 
 
 def seconds(experiment: Experiment, root: Path | None = None) -> float:
@@ -170,9 +185,7 @@ def load_pretrained(experiment: Experiment, root: Path | None = None) -> Model:
     except FileNotFoundError:
         raise NoRecord(f"{experiment.name} has no recorded weights: `gmbook train`, then `gmbook record`") from None
     if manifest.get(experiment.name, {}).get("sha256") != hashlib.sha256(content).hexdigest():
-        raise ValueError(
-            f"{file.name} is damaged (its SHA-256 is not the recorded one): restore it, or install gmbook again"
-        )
+        raise ValueError(f"{file.name} is damaged (its SHA-256 is not the recorded one): restore or reinstall it")
     model = experiment.model()
     stored, wanted = load_tensors(content), model.state_dict()
     if stored.keys() != wanted.keys():
