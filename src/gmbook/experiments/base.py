@@ -13,9 +13,11 @@ from torch import Tensor
 
 from gmbook import plots
 from gmbook.core.model import Model
+from gmbook.metrics.metric import Metric
 from gmbook.train.recipe import Recipe
 
 BUDGETS = ("laptop", "gpu")
+Evaluate = Callable[[Any, int], list[Metric]]  # a model, how many samples or examples -> what was measured
 
 
 class Unknown(ValueError):
@@ -34,7 +36,7 @@ class Experiment:
         reference: the paper's own setting, in a sentence.
         sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
         samples.
-        evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
+        evaluate: (model, n) -> metrics of n samples.
         sheet: how samples are drawn; by default as images, ten to a row.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
@@ -51,7 +53,7 @@ class Experiment:
     recipe: Recipe
     reference: str
     sample: Callable[[Model, Tensor], Tensor] | None
-    evaluate: Callable[[Model, int], dict[str, Any]] | None = None
+    evaluate: Evaluate | None = None
     compile: bool = False
     channels_last: bool = False
     toy: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +22,15 @@ from gmbook import data, metrics, plots
 from gmbook.data import own as files
 from gmbook.data.batches import Batches, TextBatches
 from gmbook.experiments import own_ways as ways
-from gmbook.experiments.base import BUDGETS, Experiment, choose
+from gmbook.experiments.base import BUDGETS, Evaluate, Experiment, choose
 from gmbook.experiments.mdlm import ROWS
 from gmbook.experiments.mdlm import evaluate as evaluate_text
 from gmbook.experiments.own_ways import Facts, Way
 from gmbook.metrics import efficientnet
+from gmbook.metrics.metric import Metric, Protocol, mean, seed
 from gmbook.train.device import device
 from gmbook.train.recipe import Recipe
 
-Report = dict[str, Any]
 PIXELS = 10_000  # pictures at once beside each other, in the search for the nearest
 
 
@@ -76,7 +76,7 @@ class Kind(NamedTuple):
     read: Callable[[Path, Facts, str], Any]
     about: Callable[[Any, bool], Facts]
     batches: Callable[[Own, Way, int, int], Iterable[tuple[Tensor, ...]]]
-    evaluate: Callable[[Own, Way], Callable[[Any, int], Report]]
+    evaluate: Callable[[Own, Way], Evaluate]
     sheet: Callable[[Facts, Tensor], plots.Picture]
     table: Callable[[Facts, Tensor], tuple[str, str]] | None
     ways: dict[str, Way]
@@ -163,31 +163,35 @@ def _experiment(paper: str, budget: str, own: Own) -> Experiment:
 # ------------------------------------------------------------------------------------------------------ pictures
 
 
-def _evaluate_images(own: Own, way: Way) -> Callable[[Any, int], Report]:
+def _evaluate_images(own: Own, way: Way) -> Evaluate:
     @torch.no_grad()
-    def report(model: Any, n: int) -> Report:
+    def report(model: Any, n: int) -> list[Metric]:
         train, test = own.part("train"), own.part("test")
         real, held = data.scale(train.x), data.scale(test.x)
         x = ways.in_parts(way, own.facts, model, n)
-        found: Report = {
-            "data": f"{train!r}; {len(test):,} held out",
-            "samples": n,
-            "sliced W2 of pixels to held-out pictures": metrics.sliced_w2(x, held).item(),
-            "the same, training pictures": metrics.sliced_w2(real, held).item(),
-            "nearest training picture, RMS": _nearest(x[:200], real),
-            "the same for held-out pictures": _nearest(held[:200], real),
-            **_features(x, real, held),
-        }
+        card = Protocol(len(x), f"{test.name}, held out", len(held), seed=seed())
+        near = Protocol(min(len(x), 200), f"{train.name}, train", len(real), seed=seed())
+        found = [
+            _beside("sliced_w2", metrics.sliced_w2, x, real, held, card),
+            Metric("nearest_training_image", _nearest(x[:200], real), floor=_nearest(held[:200], real), protocol=near),
+            _features(x, real, held, replace(card, network=efficientnet.NAME)),
+        ]
         if way.nats is not None:
             few = test.x[: min(way.few, n)]
             bits = way.nats(own.facts, model, few.to(device())).cpu()
-            found |= {
-                f"bits/dim, bound, {len(few)} held-out pictures": bits.mean().item(),
-                "bits/dim of a histogram per pixel, same pictures": metrics.histogram_bits(train.x, few).mean().item(),
-            }
+            histogram = {"histogram": metrics.histogram_bits(train.x, few).mean().item()}
+            how = Protocol(data=card.data, examples=len(few), draws=1, seed=seed())
+            found.append(mean("bits_per_dim_bound", bits, baselines=histogram, unit="bits/dim", protocol=how))
         return found
 
     return report
+
+
+def _beside(
+    key: str, distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, real: Tensor, held: Tensor, how: Protocol
+) -> Metric:
+    """A distance of samples to what was held out, beside that of the training part."""
+    return Metric(key, distance(x, held).item(), floor=distance(real, held).item(), protocol=how)
 
 
 def _nearest(x: Tensor, real: Tensor) -> float:
@@ -196,49 +200,41 @@ def _nearest(x: Tensor, real: Tensor) -> float:
     return (torch.stack(parts).min(0).values / x[0].numel() ** 0.5).mean().item()
 
 
-def _features(x: Tensor, real: Tensor, held: Tensor) -> Report:
+def _features(x: Tensor, real: Tensor, held: Tensor, how: Protocol) -> Metric:
     """The Fréchet distance of EfficientNet-Lite0's features to held-out pictures, or why there is none."""
-    name = "Fréchet distance of EfficientNet-Lite0 features to held-out pictures"
     try:
         seen, known, wanted = (
             torch.cat([efficientnet.features(p.expand(-1, 3, -1, -1).to(device())).cpu() for p in part.split(250)])
             for part in (x, real, held)
         )
     except efficientnet.WeightsMissing as missing:
-        return {name: f"not computed: {missing}"}
-    return {
-        name: metrics.frechet_distance(seen, wanted).item(),
-        "the same, training pictures ": metrics.frechet_distance(known, wanted).item(),
-    }
+        return Metric("efficientnet_frechet_distance", None, protocol=how, missing=f"not computed: {missing}")
+    return _beside("efficientnet_frechet_distance", metrics.frechet_distance, seen, known, wanted, how)
 
 
 # ------------------------------------------------------------------------------------------------------ points
 
 
-def _evaluate_points(own: Own, way: Way) -> Callable[[Any, int], Report]:
+def _evaluate_points(own: Own, way: Way) -> Evaluate:
     @torch.no_grad()
-    def report(model: Any, n: int) -> Report:
+    def report(model: Any, n: int) -> list[Metric]:
         train, test = own.part("train"), own.part("test")
         real, held = train.standardise(train.x), test.standardise(test.x)
         x = train.standardise(ways.in_parts(way, own.facts, model, n))
-        found: Report = {
-            "data": f"{train!r}; {len(test):,} held out",
-            "samples": n,
-            "sliced W2 to held-out points, in standard deviations": metrics.sliced_w2(x, held).item(),
-            "the same, training points": metrics.sliced_w2(real, held).item(),
-            "energy distance to held-out points": metrics.energy_distance(x, held).item(),
-            "the same, training points ": metrics.energy_distance(real, held).item(),
-        }
+        card = Protocol(len(x), f"{test.name}, held out", len(held), seed=seed(), setting="in standard deviations")
+        found = [
+            _beside("sliced_w2", metrics.sliced_w2, x, real, held, card),
+            _beside("energy_distance", metrics.energy_distance, x, real, held, card),
+        ]
         if way.nats is not None:
             few = held[: min(way.few, n)]
             shift = train.std.double().log().sum().item()  # from the standardised scale to the file's
             nats = way.nats(own.facts, model, few.to(device())).double().cpu() + shift
             spread = torch.linalg.cholesky(real.T.double().cov().reshape(real.shape[1], -1))
             normal = torch.distributions.MultivariateNormal(real.mean(0).double(), scale_tril=spread)
-            found |= {
-                f"nats per point, {way.bound}, {len(few)} held-out points": nats.mean().item(),
-                "nats per point of a Gaussian, same points": shift - normal.log_prob(few.double()).mean().item(),
-            }
+            gaussian = {"gaussian": shift - normal.log_prob(few.double()).mean().item()}
+            how = Protocol(data=card.data, examples=len(few), seed=seed(), setting=way.bound)
+            found.append(mean("nats_per_point", nats, baselines=gaussian, unit="nats", protocol=how))
         return found
 
     return report
@@ -288,12 +284,12 @@ def _txt(facts: Facts, tokens: Tensor) -> tuple[str, str]:
     return ".txt", "\n\n".join(data.decode(line, alphabet=facts["alphabet"]) for line in tokens) + "\n"
 
 
-def _evaluate_text(own: Own, way: Way) -> Callable[[Any, int], Report]:
+def _evaluate_text(own: Own, way: Way) -> Evaluate:
     def nats(model: Any, x: Tensor) -> Tensor:
         assert way.nats is not None
         return way.nats(own.facts, model, x)
 
-    return evaluate_text(own.part, nats, way.bound)
+    return evaluate_text(own.part, nats, way.key, way.draws)
 
 
 KINDS: dict[str, Kind] = {

@@ -54,7 +54,8 @@ class Way:
         sample: (facts, model, n) -> n samples as they are judged: pictures in [−1, 1], points in the file's units.
         nats: (facts, model, x) -> code lengths, (B,): bits/dim of raw pictures, nats of standardised points or of
             letters; None where the class has none.
-        bound: how this number is to be called.
+        bound: what must be said of this number, for points.
+        key, draws: the metric of it, and its draws of the noise, for letters.
         few: for how many examples it is computed, or for as many as samples are judged.
         least: the smallest D of points.
     """
@@ -68,6 +69,8 @@ class Way:
     sample: Callable[[Facts, Any, int], Tensor] = as_drawn
     nats: Callable[[Facts, Any, Tensor], Tensor] | None = None
     bound: str = "bound"
+    key: str = ""
+    draws: int | None = None
     few: int = 1000
     least: int = 1
 
@@ -275,13 +278,14 @@ TEXT = {
         (6000, 20_000),
         size=32,
         nats=lambda facts, model, x: letters.bound(model, x),
-        bound=f"bound ({letters.DRAWS} draws of the mask count for each window)",
+        key="bits_per_letter_bound",
+        draws=letters.DRAWS,
     ),
     "autoregressive": Way(
         _language(letters.autoregressive),
         (3000, 10_000),
         size=32,
         nats=lambda facts, model, x: letters.exact(model, x),
-        bound="exact",
+        key="bits_per_letter",
     ),
 }
