@@ -90,12 +90,12 @@ check: $(READY)  ## the quick loop: format, lint, types, unit tests
 format: $(READY)  ## format and fix what ruff can fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the README's badge
+sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the README's tables and badge
 	@$(BIN)/python -m tools.chapters sync
-	@$(BIN)/python -m tools.ledger badge
+	@$(BIN)/python -m tools.readme
 
 book: $(READY)  ## build the website into book/_build/html
-	@$(BIN)/python -m tools.site
+	@$(BIN)/python -m book.build
 
 test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
 	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)

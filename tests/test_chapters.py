@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from tools import chapters
 
+from gmbook import registry
+
 TEXTS = chapters.texts()
-# The papers' own chapters, 01 to 18: the text is named like its folder.
-MAIN = [text for text in TEXTS if re.fullmatch(rf"(0[1-9]|1[0-8])_{text.stem}", text.parent.name)]
+# The papers' own chapters: the text is named like its folder.
+PAPERS = {chapter.chapter for chapter in registry.read().chapters if chapter.arxiv}
+MAIN = [text for text in TEXTS if text.parent.name in PAPERS and text.parent.name.endswith(f"_{text.stem}")]
 # A cell that draws: it calls the book's plots or pyplot. (`tools.chapters run` looks at the pictures themselves.)
 DRAWS = re.compile(r"\b(?:plots|plt)\.\w+\(|\.(?:plot|scatter|imshow|hist|contourf?|quiver|pcolormesh)\(")
 SECTIONS = {  # what the level-2 headings of a chapter must say, in this order (DESIGN, section 4)

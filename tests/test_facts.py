@@ -1,4 +1,4 @@
-"""Every numeric check of the fact sheets (facts.toml) has a test, and every mark names a check of its own paper."""
+"""Every numeric check of the fact sheets (facts/) has a test, and every mark names a check of its own paper."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 from tools import ledger
+
+from gmbook import registry
 
 TESTS = Path(__file__).parent
 
@@ -27,8 +29,8 @@ class Mark(NamedTuple):
 @cache
 def facts() -> dict[str, dict[str, str]]:
     """Paper -> tag -> what it says; `later` holds those whose paper is not written."""
-    with open(TESTS / "facts.toml", "rb") as file:
-        papers = tomllib.load(file)
+    files = sorted((TESTS / "facts").glob("*.toml"))
+    papers = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in files}
     papers["later"] = {tag: what for topic in papers["later"].values() for tag, what in topic.items()}
     return papers
 
@@ -53,7 +55,9 @@ def complaint(mark: Mark) -> str | None:
     """What is wrong with a mark, if anything."""
     if mark.tag not in PAPER_OF:
         similar = [tag for tag in PAPER_OF if tag.endswith(f"-{mark.tag}")]
-        return f"{mark}: facts.toml has no {mark.tag}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")
+        return f"{mark}: no file of tests/facts has {mark.tag}" + (
+            f"; did you mean {' or '.join(similar)}?" if similar else ""
+        )
     own, paper = mark.file.stem.removeprefix("test_"), PAPER_OF[mark.tag]
     if own in PAPERS and paper not in (own, "later"):  # the tests of core and lab may check any paper's
         similar = [tag for tag in facts()[own] if tag.endswith(f"-{mark.tag}")]
@@ -63,8 +67,8 @@ def complaint(mark: Mark) -> str | None:
     return None
 
 
-def test_the_list_names_every_paper_once():
-    assert set(PAPERS) == set(ledger.PREFIXES) - {"language"}
+def test_every_paper_of_a_chapter_has_its_file():
+    assert set(PAPERS) == {chapter.key for chapter in registry.read().chapters if chapter.arxiv}
     assert len(PAPER_OF) == sum(len(tags) for tags in facts().values()), "two papers use one tag: prefix one of them"
 
 

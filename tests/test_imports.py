@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gmbook import registry
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "gmbook"
 
@@ -24,16 +26,16 @@ DOORS = {
     "train": {"core", "data", "train"},
     "metrics": {"core", "laws", "data", "metrics"},
     "plots": {"core", "plots"},
-    "experiments": {"core", "networks", "papers", *LABORATORY, "experiments"},
+    "experiments": {"core", "networks", "papers", *LABORATORY, "experiments", "registry"},
     "course": {"core", "networks", "papers", *LABORATORY, "course"},
 }
-ARCHITECTURE_IS_THE_PAPER = {"glow.py", "mar.py", "dc_ae.py"}
-THIRD_PARTY = {"core": {"torch"}, "networks": {"torch"}}
+ARCHITECTURE_IS_THE_PAPER = {f"{key}.py" for key, entry in registry.read().entries.items() if entry.architecture}
+THIRD_PARTY = {"core": {"torch", "ot"}, "networks": {"torch"}}  # ot for the optimal pairing alone
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 READS_ONE_FILE = "efficientnet.py"  # weights that exist in torch's format only, known by their SHA-256
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = [*MODULES, *sorted((ROOT / "tools").rglob("*.py"))]
+SOURCES = [*MODULES, *sorted((ROOT / "tools").rglob("*.py")), *sorted((ROOT / "book").rglob("*.py"))]
 
 
 def imported(tree: ast.Module) -> set[str]:

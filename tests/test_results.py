@@ -6,7 +6,7 @@ import copy
 import re
 
 import pytest
-from tools import results
+from tools import readme, results
 from tools.results import Bar, Entry
 
 from gmbook.experiments import EXPERIMENTS, find
@@ -39,14 +39,14 @@ def rows(table: str, title: str) -> list[list[str]]:
 def test_the_page_and_the_readme_are_made_from_the_records():
     again = "`python -m tools.results` writes it anew"
     assert results.PAGE.read_text(encoding="utf-8") == results.page(RECORDS), again
-    readme = results.README.read_text(encoding="utf-8")
-    assert results.put(readme, results.readme_table(RECORDS)) == readme, again
+    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.put(text, "results", results.readme_table(RECORDS)) == text, again
 
 
 def test_every_experiment_on_real_data_has_an_entry_with_a_source():
     wanted = {(e.paper, e.dataset) for e in EXPERIMENTS if e.dataset in results.SETS}
     listed = [(entry.paper, entry.dataset) for entry in results.entries()]
-    assert sorted(listed) == sorted(wanted), "an experiment needs an entry in book/results/paper_numbers.toml"
+    assert sorted(listed) == sorted(wanted), "an experiment needs an entry in book/results/numbers"
     for entry in results.entries():
         assert all([entry.title, entry.theirs, entry.ours, entry.protocol, entry.gap])
         assert entry.paper == "classifier" or re.search(r"arXiv:\d{4}\.\d{5}|arXiv:1\d{3}\.\d{4}", entry.source)
@@ -114,7 +114,7 @@ def test_bars(bar, kept):
 def test_a_metric_that_is_missing_or_ambiguous_is_an_error_that_names_the_file():
     content = made_up("x", {"bits, one": 1.0, "bits, two": 2.0})
     for name, count in (("bits", 2), ("nats", 0)):
-        with pytest.raises(LookupError, match=rf"has {count} metrics that begin with '{name}'.*paper_numbers.toml"):
+        with pytest.raises(LookupError, match=rf"has {count} metrics that begin with '{name}'.*book/results/numbers"):
             results.metric(content, name)
     assert results.fill("{bits, one|.2f} and {bits, t|}", content) == "1.00 and 2.0"
     assert results.fill("{d|.0f}", made_up("x", {"d": "not computed: no weights"})) == "not computed"
@@ -127,9 +127,21 @@ def test_the_misleading_precision_is_a_measured_one():
 
 
 def test_markers_that_are_gone_are_missed():
-    with pytest.raises(ValueError, match="needs the two lines"):
-        results.put("a README", "table")
-    assert results.put(f"a{results.BEGIN}old{results.END}b", "new").count("new") == 1
+    begin, end = "<!-- results: begin, written by make sync -->", "<!-- results: end -->"
+    for text in ("a README", f"a{end}b{begin}", f"{begin}{end}{begin}{end}"):
+        with pytest.raises(ValueError, match="needs the two lines"):
+            readme.put(text, "results", "table")
+    assert readme.put(f"a{begin}old{end}b", "results", "new") == f"a{begin}\n\nnew\n{end}b"
+
+
+def test_the_readme_lists_the_chapters_by_part():
+    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.put(text, "chapters", readme.chapters_table()) == text, "run `make sync`"
+    for row in (
+        "| Ground | 00 | [The language](chapters/00_language/language.md) | – | ready | – |",
+        "|  | 02 | [GAN](chapters/02_gan/gan.md) | Goodfellow et al. 2014 | ready | `gan` |",
+    ):
+        assert row in text
 
 
 def test_the_table_of_an_entry_names_metrics_that_a_record_has():

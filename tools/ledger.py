@@ -7,50 +7,20 @@ Collected from three places, without importing anything:
 - code: a label in parentheses, `(label)` or `(label, label)`, in a docstring under src.
 
     python -m tools.ledger            print the ledger
-    python -m tools.ledger badge      bring the README's badge up to date (`make sync` does it too)
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.reference import breakable, target
+from gmbook import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# The prefix of a label, up to its first hyphen, says which chapter states it. A prefix that several chapters share
-# stands with the first that needs it. While a chapter is not written, its labels may be tested before they are shown.
-PREFIXES: dict[str, tuple[str, ...]] = {
-    "language": (
-        *("gaussian", "mixture", "path", "ideal", "ode", "langevin", "tweedie"),
-        *("kl", "change", "sliced", "frechet", "dequantise"),
-    ),
-    "vae": ("vae",),
-    "gan": ("gan",),
-    "realnvp": ("realnvp", "nice", "flow", "bijection", "dequantisation", "bits"),
-    "glow": ("glow",),
-    "ffjord": ("ffjord", "cnf"),
-    "ddpm": ("ddpm",),
-    "ddim": ("ddim",),
-    "improved_ddpm": ("iddpm", "improved", "time"),
-    "ncsn": ("ncsn", "dsm"),
-    "score_sde": ("sde", "score"),
-    "latent_diffusion": ("ldm", "latent", "guidance"),
-    "flow_matching": ("fm",),
-    "rectified_flow": ("rf", "rectified"),
-    "d3pm": ("d3pm", "chain", "schedule", "leave", "token"),
-    "sedd": ("sedd", "concrete"),
-    "mdlm": ("mdlm", "rotary", "low"),
-    "mar": ("mar",),
-    "dc_ae": ("dcae", "dc"),
-}
-CHAPTER_OF = {prefix: chapter for chapter, prefixes in PREFIXES.items() for prefix in prefixes}
 
 NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+"
 DISPLAYED = re.compile(r"\$\$(?P<math>.*?)\$\$[ \t]*(?:\((?P<label>[^()\n]+)\))?", re.DOTALL)
@@ -77,8 +47,12 @@ class Entry:
 
     @property
     def chapter(self) -> str | None:
-        """The name of the chapter that the label's prefix belongs to; None for an unknown prefix."""
-        return CHAPTER_OF.get(self.label.removeprefix("def-").split("-")[0])
+        """The name of the chapter that the label's prefix belongs to; None for an unknown prefix.
+
+        A prefix that several chapters share belongs to the first that needs it. While a chapter is not written, its
+        labels may be tested before they are shown.
+        """
+        return registry.read().chapter_of.get(self.label.removeprefix("def-").split("-")[0])
 
 
 def equations(text: str) -> Iterator[tuple[str, str]]:
@@ -168,7 +142,7 @@ def problems(ledger: dict[str, Entry], chapters: set[str]) -> list[str]:
         if not re.fullmatch(NAME, entry.label):
             by_count["is not a kebab-case label with a prefix, such as ddpm-posterior"].append(entry)
         elif entry.chapter is None:
-            by_count["has a prefix that tools/ledger.py does not know: add it to PREFIXES"].append(entry)
+            by_count["has a prefix that no entry of papers.toml has among its labels"].append(entry)
         elif len(entry.chapters) > 1:
             by_count[f"labels more than one equation: {entry.chapters}"].append(entry)
         elif entry.chapters and not entry.tests and not entry.is_definition:
@@ -206,72 +180,6 @@ def coverage(entries: Iterable[Entry]) -> Coverage:
     return Coverage(len(claims), tested, implemented, len(stated) - len(claims))
 
 
-# ---------------------------------------------------------------------------------------------------------- the page
-
-
-def page(ledger: dict[str, Entry]) -> str:
-    """The website's ledger page, in MyST Markdown: every equation that a chapter states, rendered, by chapter."""
-    by_chapter: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in sorted(ledger.values(), key=lambda entry: entry.place):
-        for chapter in entry.chapters[:1]:
-            by_chapter[chapter].append(entry)
-    lines = [
-        "# The ledger",
-        "",
-        "Every displayed equation that states something is labelled, and a test checks it against a closed form, an",
-        "enumeration, an automatic derivative, quadrature or another library. Definitions state nothing and need no",
-        "test. A claim without a function serves the text: no function of the library needs it.",
-        "",
-        f"**{coverage(ledger.values())}.**",
-        "",
-    ]
-    if by_chapter:
-        lines += ["| chapter | claims | tested | with a function | definitions |", "|---|---|---|---|---|"]
-    for chapter, entries in sorted(by_chapter.items()):
-        count = coverage(entries)
-        link = f"[{named(chapter)}](#ledger-{Path(chapter).stem.replace('_', '-')})"
-        lines.append(f"| {link} | {count.claims} | {count.tested} | {count.implemented} | {count.definitions} |")
-    for chapter, entries in sorted(by_chapter.items()):
-        lines += ["", f"(ledger-{Path(chapter).stem.replace('_', '-')})=", f"## {named(chapter)}", ""]
-        lines += [line for entry in entries for line in shown(entry)]
-    return "\n".join(lines) + "\n"
-
-
-def named(chapter: str) -> str:
-    """The title of a chapter, such as "06 · Denoising diffusion: DDPM"; the path where there is no text."""
-    path = ROOT / "chapters" / chapter
-    titles = re.findall(
-        r"^# (.+)$", CODE.sub("", path.read_text(encoding="utf-8")) if path.exists() else "", re.MULTILINE
-    )
-    return titles[0] if titles else chapter
-
-
-def shown(entry: Entry) -> list[str]:
-    """One equation's entry, in MyST Markdown: number and label, the equation, its functions, its tests."""
-    chapter = Path("chapters", entry.chapters[0]).as_posix()
-    functions = ", ".join(f"{{py:obj}}`{name.removeprefix('gmbook.')} <{public(name)}>`" for name in entry.functions)
-    tests = ", ".join(f"[{breakable(test.rpartition('::')[2])}](#{target(test)})" for test in entry.tests)
-    kind = ["definition"] * entry.is_definition + [f"tested by {tests}"] * bool(tests)
-    return [
-        "::::{div} gm-entry",
-        f"({'ledger-' + entry.label})=",
-        f"{{eq}}`{entry.label}` **{entry.label}** in [{named(entry.chapters[0])}]({chapter})",
-        "",
-        "$$",
-        entry.math,
-        "$$",
-        "",
-        (f"{functions}: " if functions else "") + ", ".join(kind or ["no test yet"]),
-        "::::",
-        "",
-    ]
-
-
-def public(name: str) -> str:
-    """The dotted name up to its first part with a leading underscore: what the API reference has a place for."""
-    return re.sub(r"\._.*", "", name)
-
-
 # --------------------------------------------------------------------------------------------------------- the badge
 
 README_LINE = re.compile(r"!\[Ledger: \d+ equations that state something, \d+ of them tested\]")
@@ -307,9 +215,6 @@ def write_badge(root: Path = ROOT) -> bool:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["badge"]:
-        print("badge written" if write_badge() else "badge as it was")
-        sys.exit()
     book = collect()
     for item in book.values():
         print(f"{item.label:40} {len(item.chapters)} chapter  {len(item.functions)} code  {len(item.tests)} tests")

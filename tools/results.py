@@ -1,9 +1,14 @@
-"""What the recorded runs reach, beside what the papers report: writes book/results.md and the table in README.md.
+"""What the recorded runs reach, beside what the papers report: book/results.md, and the table in README.md.
 
-python -m tools.results
+    python -m tools.results           write both anew, after a new `gmbook record`
 
-Everything comes from book/results/*/record.json and book/results/paper_numbers.toml: after a new `gmbook record`, run
-this again.
+Everything comes from book/results/*/record.json and from book/results/numbers/, where each paper has a file with what
+it reports and what explains the distance to ours:
+
+theirs, source: the paper's number, and where it stands. Only numbers that were read in the paper or its code, or that
+two sources agree on.
+ours: what of a record is shown; {name|format} is its metric of that name, or the only one whose name begins so.
+bar: what the laptop run was to show, see `Bar`; `missed` is printed if it fails.
 """
 
 from __future__ import annotations
@@ -17,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gmbook import registry
 from gmbook.experiments import EXPERIMENTS
 from gmbook.experiments.base import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE, README = ROOT / "book" / "results", ROOT / "book" / "results.md", ROOT / "README.md"
-NUMBERS = RESULTS / "paper_numbers.toml"
+RESULTS, PAGE = ROOT / "book" / "results", ROOT / "book" / "results.md"
+NUMBERS = RESULTS / "numbers"
 SETS = ("mnist", "cifar10", "text8")  # digits and prose stand in where these are missing; toys have their own page
-BEGIN, END = "<!-- results: begin, written by python -m tools.results -->", "<!-- results: end -->"
 NOT_RUN = "not yet run"
 PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]*)\}")  # {name of a metric|format}
 HEADER = ("experiment", "the paper's number", "ours", "budget", "protocol", "what explains the gap")
@@ -88,9 +93,11 @@ class Entry:
     bar: tuple[Bar, ...] = ()
 
 
-def entries(file: Path = NUMBERS) -> list[Entry]:
-    """The entries of paper_numbers.toml, in its order."""
-    tables = tomllib.loads(file.read_text(encoding="utf-8"))["result"]
+def entries(folder: Path = NUMBERS) -> list[Entry]:
+    """The entries of every paper's file, in the book's order, then those of no paper."""
+    order = registry.read().order
+    files = sorted(folder.glob("*.toml"), key=lambda file: [*order, file.stem].index(file.stem))
+    tables = [table for file in files for table in tomllib.loads(file.read_text(encoding="utf-8"))["result"]]
     return [Entry(**table | {"bar": tuple(Bar(**bar) for bar in table.get("bar", ()))}) for table in tables]
 
 
@@ -123,7 +130,7 @@ def metric(content: Content, name: str) -> Any:
     if len(found) != 1:
         raise LookupError(
             f"the record of {content['paper']} on {content['dataset']} has {len(found)} metrics that begin with "
-            f"{name!r}, one is needed: correct {NUMBERS.name}; it has {', '.join(metrics)}"
+            f"{name!r}, one is needed: correct its file in book/results/numbers; it has {', '.join(metrics)}"
         )
     return metrics[found[0]]
 
@@ -252,25 +259,14 @@ def page(records: Records) -> str:
     return "".join(parts) + "\n## The records\n\n" + "\n".join(details(*f, records[f[1].name]) for f in found)
 
 
-def put(text: str, inner: str) -> str:
-    """The README with `inner` between its markers.
-
-    Raises:
-        ValueError: the markers are not there, once each and in order.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md needs the two lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{inner}\n{END}{tail}"
-
-
 def main() -> int:
     """Write both."""
+    from tools import readme  # which reads this module's table
+
     records = recorded()
     PAGE.write_text(page(records), encoding="utf-8")
-    README.write_text(put(README.read_text(encoding="utf-8"), readme_table(records)), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)} and the table in {README.relative_to(ROOT)}: {len(records)} records")
+    readme.write()
+    print(f"wrote {PAGE.relative_to(ROOT)} and the table in README.md: {len(records)} records")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What every paper's class reaches on its toy law in about a minute: writes book/results/toys.json and book/toys.md.
+"""What every paper's class reaches on its toy law in about a minute: writes book/results/toys/ and book/toys.md.
 
 python -m tools.toy_table                  all, one after the other (about 15 minutes on one core)
-python -m tools.toy_table ddpm mdlm        these anew, the others as they were
+python -m tools.toy_table PAPER ...        these anew, the others as they were
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+from gmbook import experiments
 from gmbook.experiments import base
-from gmbook.experiments.toys import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
-JSON, PAGE = ROOT / "book" / "results" / "toys.json", ROOT / "book" / "toys.md"
+ROWS, PAGE = ROOT / "book" / "results" / "toys", ROOT / "book" / "toys.md"
+EXPERIMENTS = [experiment for experiment in experiments.EXPERIMENTS if experiment.toy]
 POINTS = {"grid": 20_000, "moons": 20_000, "digits": 360}  # how many samples are judged; 4,000 elsewhere
 HEAD = """# Every class on its toy law
 
@@ -44,6 +45,11 @@ def measure(experiment: base.Experiment, steps: int | None = None, n: int | None
     return {"steps": steps or experiment.steps, "seconds": round(seconds, 1), "weights": weights, "metrics": report}
 
 
+def recorded(folder: Path = ROWS) -> dict[str, dict[str, Any]]:
+    """The rows by experiment."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+
+
 def number(value: Any) -> str:
     """Three digits, or a count."""
     return str(value) if isinstance(value, int) else f"{value:.3g}"
@@ -66,16 +72,16 @@ def page(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Measure the named papers, or all, and write record and page after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("papers", nargs="*", help="papers, or paper-law pairs such as glow-moons; all by default")
+    parser.add_argument("papers", nargs="*", help="papers, or PAPER-LAW pairs; all by default")
     words = parser.parse_args().papers
-    results = json.loads(JSON.read_text()) if JSON.exists() else {}
+    ROWS.mkdir(parents=True, exist_ok=True)
     for experiment in EXPERIMENTS:
         if words and not {experiment.paper, f"{experiment.paper}-{experiment.dataset}"} & set(words):
             continue
-        results[experiment.name] = measure(experiment)
-        print(experiment.name, results[experiment.name], flush=True)
-        JSON.write_text(json.dumps(results, indent=1) + "\n")
-        PAGE.write_text(page(results))
+        row = measure(experiment)
+        print(experiment.name, row, flush=True)
+        (ROWS / f"{experiment.name}.json").write_text(json.dumps(row, indent=1) + "\n")
+        PAGE.write_text(page(recorded()))
 
 
 if __name__ == "__main__":

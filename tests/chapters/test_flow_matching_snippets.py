@@ -14,13 +14,8 @@ from gmbook.data.batches import LawBatches
 from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim
-from gmbook.papers.flow_matching import (
-    FlowMatching,
-    conditional_velocity,
-    gaussian_floor,
-    independent,
-    optimal_transport,
-)
+from gmbook.papers.flow_matching import FlowMatching, independent, optimal_transport
+from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
 
 LAW = plane.two_gaussians()

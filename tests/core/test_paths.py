@@ -46,6 +46,24 @@ def test_all_conversions(path, shape):
 
 
 @path_cases
+@pytest.mark.equation("ddpm-posterior", "ddim-sigma")
+def test_bridge_is_the_conditional_of_a_joint_gaussian(path):
+    """(x_0, x_s, x_t) for x_0 ~ N(0, 1), built by adding noise twice; conditioning is a matrix formula."""
+    for t, s in torch.tensor([[0.8, 0.35], [0.5, 0.499], [0.9, 0.1]], dtype=torch.float64):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
+        bridge, ratio = path.bridge(t, s), alpha_t / alpha_s
+        assert (bridge.alpha, bridge.sigma) == (alpha_s, sigma_s)
+        scales = torch.stack([torch.ones_like(t), sigma_s, bridge.forward_std])  # of three independent noises
+        rows = torch.tensor([[1.0, 0, 0], [alpha_s, 1, 0], [alpha_t, ratio, 1]], dtype=torch.float64) * scales
+        joint = rows @ rows.T
+        torch.testing.assert_close(joint[2, 2], alpha_t**2 + sigma_t**2, rtol=1e-12, atol=0)  # the marginal at t
+        known, cross = joint[[0, 2]][:, [0, 2]], joint[1, [0, 2]]
+        weights = torch.linalg.solve(known, cross)
+        torch.testing.assert_close(torch.stack([bridge.weight_x0, bridge.weight_xt]), weights, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(bridge.std**2, joint[1, 1] - weights @ cross, rtol=1e-6, atol=1e-12)
+
+
+@path_cases
 def test_scalar_and_batched_times_agree(path):
     x0, eps = torch.randn(2, 5, 3)
     t = torch.tensor(0.3)

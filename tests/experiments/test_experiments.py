@@ -8,16 +8,23 @@ import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gmbook import data, experiments
+from gmbook.core.model import Objective
 from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment, Unknown
-from gmbook.train.checkpoint import checkpoints
+from gmbook.networks.mlp import TimeMLP
+from gmbook.papers.improved_ddpm import ImprovedDDPM
+from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
 SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)
 
@@ -28,7 +35,7 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def test_names_are_unique_and_every_experiment_has_both_budgets_or_is_a_tool():
     assert len(set(NAMES)) == len(NAMES)
-    scaled = [e for e in experiments.EXPERIMENTS if e.paper != "classifier" and e not in experiments.toys.EXPERIMENTS]
+    scaled = [e for e in experiments.EXPERIMENTS if e.paper != "classifier" and not e.toy]
     budgets = {(e.paper, e.dataset): set() for e in scaled}
     for e in scaled:
         budgets[e.paper, e.dataset].add(e.budget)
@@ -133,9 +140,9 @@ def test_the_seconds_of_a_toy_are_those_of_its_table(home):
     toy = experiments.find("vae", "eight_gaussians", "laptop")
     with pytest.raises(results.NoRecord, match="has not been run"):
         results.seconds(toy, home)
-    table = home / "book" / "results" / "toys.json"
-    table.parent.mkdir(parents=True)
-    table.write_text('{"vae-eight_gaussians-laptop": {"seconds": 19.5}}')
+    row = home / "book" / "results" / "toys" / "vae-eight_gaussians-laptop.json"
+    row.parent.mkdir(parents=True)
+    row.write_text('{"seconds": 19.5}')
     assert results.seconds(toy, home) == 19.5
     with pytest.raises(results.NoRecord):
         results.seconds(SMALL, home)
@@ -175,6 +182,49 @@ def test_recorded_weights_come_back_rounded_to_half_precision(home):
     expected = {name: t.half().float() if t.dtype == torch.float32 else t for name, t in trained.items()}
     torch.testing.assert_close(weights(model), expected, rtol=0, atol=0)
     assert (home / "data" / "pretrained" / f"{SMALL.name}.safetensors").stat().st_size < results.LIMIT
+
+
+RECORDED = json.loads((ROOT / "data" / "pretrained" / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_recorded_weight_is_read_by_the_model_of_today(name):
+    """The file's names are those of the state dict, and the values arrive: parameters and what training measured."""
+    model = results.load_pretrained(experiments.find(*name.split("-")))
+    stored = load_file(ROOT / "data" / "pretrained" / f"{name}.safetensors")
+    torch.testing.assert_close(weights(model), {key: t.to(weights(model)[key].dtype) for key, t in stored.items()})
+
+
+class ByImportance(ImprovedDDPM):
+    """Trained by its bound, with steps drawn by the memory of their losses."""
+
+    def objectives(self):
+        return {"vlb": Objective(self.vlb_loss, list(self.parameters()))}
+
+
+def test_a_checkpoint_and_a_record_keep_what_training_measured_in_float64(home):
+    """Improved DDPM's memory of losses is a buffer too, but no table: the constructor makes zeros."""
+    toy = experiments.find("improved_ddpm", "eight_gaussians", "laptop")
+    model = partial(ByImportance, TimeMLP(2, 16, 2, out=4), (2,), steps=5)
+    experiment = replace(toy, model=model, evaluate=None, sample=None)
+    base.run(experiment, home / "improved", steps=3, progress=False)
+    results.record(experiment, home / "improved", n=10, root=home)
+    for model in (base.load(experiment, home / "improved"), results.load_pretrained(experiment, home)):
+        assert model.importance.losses.dtype == torch.float64 and bool((model.importance.losses != 0).any())
+
+
+def test_a_checkpoint_that_holds_tables_too_is_read(home):
+    """As they were written when a schedule's tables were saved."""
+    experiment = experiments.find("ddpm", "eight_gaussians", "laptop")
+    base.run(experiment, home / "tables", steps=2, progress=False)
+    step, state = newest_checkpoint(home / "tables")
+    plain = base.load(experiment, home / "tables")
+    assert "beta" not in state["model"]
+    state["model"] = {**dict(experiment.model().named_buffers()), **state["model"]}
+    save_checkpoint(home / "tables", step, state)
+    torch.testing.assert_close(weights(base.load(experiment, home / "tables")), weights(plain), rtol=0, atol=0)
+    base.run(experiment, home / "tables", steps=4, resume=True, progress=False)
+    assert newest_checkpoint(home / "tables")[0] == 4
 
 
 def test_damaged_weights_are_refused(home):

@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, outer, random_pmf, sequences, total_variation, train
 
 from gmbook.core.chains import Chain
 from gmbook.core.schedules import CosineSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
 from gmbook.papers.d3pm import D3PM, gaussian_chain, gaussian_matrices, nearest_neighbour_chain, nearest_neighbour_rates
+
+SPECIMEN = Specimen(lambda: D3PM(token_net(8), (2,), Chain.uniform(8), steps=5), tokens)
 
 f64 = {"dtype": torch.float64}
 P0 = torch.tensor([0.5, 0.2, 0.2, 0.1], **f64)

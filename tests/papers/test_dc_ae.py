@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from specimen import Specimen, decoded, images
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,19 +17,13 @@ from gmbook.networks.blocks import Block
 from gmbook.networks.conv import MapEncoder
 from gmbook.networks.efficientvit import ChannelNorm
 from gmbook.networks.transformer import DiT
-from gmbook.papers.dc_ae import (
-    DCAE,
-    Down,
-    Up,
-    average_down,
-    block_flops,
-    duplicate_up,
-    published,
-    tokens,
-)
+from gmbook.papers.dc_ae import DCAE, Down, Up, average_down, duplicate_up, published
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.latent_diffusion import LatentDiffusion
+from gmbook.papers.theory.dc_ae import block_flops, tokens
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: DCAE((1, 8, 8), 4, (8, 16), (1, 1), attention=1, head=8), images, decoded)
 
 DOUBLE = torch.float64
 CASES = [(2, 4, 2), (2, 2, 2), (2, 8, 2), (1, 4, 4), (6, 3, 1), (4, 4, 1)]  # (C, C', f) of C -> C'

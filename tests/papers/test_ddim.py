@@ -5,13 +5,18 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
+from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import dopri5, last
 from gmbook.papers import ddim, score_sde
 from gmbook.papers.ddpm import DDPM, linear_betas
+from gmbook.papers.theory import ddim as ddim_theory
+
+SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20), draw=lambda model, n: ddim.sample(model, n, 5, eta=0.5))
 
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(linear_betas())]
 path_cases = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
@@ -41,7 +46,7 @@ def test_every_eta_keeps_the_marginals(path):
     """If x_t ~ q(x_t | x_0), then Eq. 12 with the true x_0 gives x_s ~ q(x_s | x_0): mean and variance by hand."""
     t, s = torch.tensor([0.8, 0.35], dtype=torch.float64)
     for eta in (0.0, 0.3, 1.0):
-        noise = eta * ddim.posterior_std(path, t, s)
+        noise = eta * path.bridge(t, s).std
         rest = (path.sigma(s) ** 2 - noise**2).sqrt()
         # x_s = α_s x_0 + rest · (x_t − α_t x_0)/σ_t + noise · z, and (x_t − α_t x_0)/σ_t has unit variance
         torch.testing.assert_close(rest**2 + noise**2, path.sigma(s) ** 2, rtol=1e-13, atol=0)
@@ -58,8 +63,8 @@ def test_every_eta_keeps_the_marginals(path):
 def test_eta_one_is_ddpms_ancestral_step(i):
     model = DDPM(wavy, (2,), variance="small")
     x, t, s = torch.randn(6, 2), *torch.tensor([i / 1000, (i - 1) / 1000], dtype=torch.float64)
-    torch.testing.assert_close(ddim.posterior_std(model.path, t, s) ** 2, model.beta_tilde[i], rtol=1e-9, atol=0)
-    torch.testing.assert_close(ddim.transition_std(model.path, t, s) ** 2, model.beta[i], rtol=1e-9, atol=0)
+    torch.testing.assert_close(model.path.bridge(t, s).std ** 2, model.beta_tilde[i], rtol=1e-9, atol=0)
+    torch.testing.assert_close(model.path.bridge(t, s).forward_std ** 2, model.beta[i], rtol=1e-9, atol=0)
     torch.manual_seed(i)
     expected = model.step(x, i)
     torch.manual_seed(i)
@@ -115,14 +120,14 @@ def test_forward_law_by_regression(path):
     for eta in (0.0, 0.6, 1.0):
         xt = alpha * 0.7 + sigma * torch.randn(200_000, 1, dtype=torch.float64)
         xs = ddim.step(ideal(point, path), xt, t, s, eta)
-        direction, noise = ddim.coefficients(path, t, s, eta)
+        direction, noise = ddim.coefficients(path.bridge(t, s), eta)
         slope, std = sigma * direction / sigma_s**2, sigma * noise / sigma_s  # the labelled equation
         a, b = xs - xs.mean(), xt - xt.mean()
         measured = (a * b).mean() / (a * a).mean()
         assert measured.item() == pytest.approx(slope.item(), abs=5 * (sigma / sigma_s).item() / 200_000**0.5)
         assert (b - measured * a).std().item() == pytest.approx(std.item(), rel=0.01, abs=1e-7)
     torch.testing.assert_close(slope, alpha / alpha_s, rtol=1e-9, atol=0)
-    torch.testing.assert_close(std, ddim.transition_std(path, t, s), rtol=1e-9, atol=0)
+    torch.testing.assert_close(std, path.bridge(t, s).forward_std, rtol=1e-9, atol=0)
 
 
 @pytest.mark.equation("ddim-objective")
@@ -131,7 +136,7 @@ def test_bound_weight_at_eta_one_is_ddpms(i):
     model = DDPM(None, (2,), variance="small")
     t, s = torch.tensor([i / 1000, (i - 1) / 1000], dtype=torch.float64)
     expected = model.simple_weight(torch.tensor(i))
-    torch.testing.assert_close(ddim.bound_weight(model.path, t, s, 1.0), expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(ddim_theory.bound_weight(model.path, t, s, 1.0), expected, rtol=1e-8, atol=0)
 
 
 @path_cases
@@ -144,9 +149,11 @@ def test_bound_weight_is_the_kl_of_two_steps(path):
         torch.manual_seed(0)
         constant = Denoiser(lambda x, t, y, eps=eps: torch.full_like(x, eps), path, "eps", (1,))
         means.append(ddim.step(constant, xt, t, s, eta))
-    laws = [torch.distributions.Normal(mean, eta * ddim.posterior_std(path, t, s)) for mean in means]
+    laws = [torch.distributions.Normal(mean, eta * path.bridge(t, s).std) for mean in means]
     expected = torch.distributions.kl_divergence(*laws)[0, 0]
-    torch.testing.assert_close(ddim.bound_weight(path, t, s, eta) * (0.3 + 0.9) ** 2, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        ddim_theory.bound_weight(path, t, s, eta) * (0.3 + 0.9) ** 2, expected, rtol=1e-9, atol=0
+    )
 
 
 @pytest.mark.equation("ddim-rotation")
@@ -184,7 +191,7 @@ def test_the_flow_in_the_paths_time_is_eps_along_sigma_over_alpha(path):
     t, x = t.detach(), torch.randn(5, 2, dtype=torch.float64)
     model = Denoiser(wavy, path, "eps", (2,))
     alpha, (d_alpha, _) = path.alpha(t), path.rates(t)
-    velocity = score_sde.flow_field(model)(x, t)
+    velocity = flow_field(model)(x, t)
     scaled = velocity / alpha - x * d_alpha / alpha**2  # d(x/α)/dt
     torch.testing.assert_close(scaled, wavy(x, t) * rise, rtol=1e-8, atol=1e-8)
 
@@ -212,7 +219,7 @@ def test_spread_of_samples_of_a_gaussian(eta, hat):
         ts = ddim.sub_sequence(path, steps)
         model, x = ideal(gaussian(std), path), torch.randn(100_000, 1, dtype=torch.float64)
         spread = last(ddim.trajectory(model, x, ts, eta, hat)).std()
-        exact = ddim.gaussian_std(path, torch.tensor(std, dtype=torch.float64), ts, eta, hat)
+        exact = ddim_theory.gaussian_std(path, torch.tensor(std, dtype=torch.float64), ts, eta, hat)
         assert spread.item() == pytest.approx(exact.item(), rel=4 / (2 * 100_000) ** 0.5)
 
 
@@ -222,7 +229,7 @@ def test_large_variance_is_exact_for_standard_normal_data():
     path = TablePath(linear_betas())
     one = torch.ones((), dtype=torch.float64)
     for steps in (2, 10, 100):
-        got = ddim.gaussian_std(path, one, ddim.sub_sequence(path, steps), hat=True)
+        got = ddim_theory.gaussian_std(path, one, ddim.sub_sequence(path, steps), hat=True)
         assert got.item() == pytest.approx(1.0, abs=1e-4)  # the last reading shrinks by √(1 − β_1)
 
 

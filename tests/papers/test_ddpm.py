@@ -4,12 +4,16 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture, kl_normal, log_discretised_normal
 from gmbook.core.paths import TablePath
 from gmbook.core.solvers import last
-from gmbook.papers.ddpm import DDPM, gaussian_floor, linear_betas
+from gmbook.papers.ddpm import DDPM, linear_betas
+from gmbook.papers.theory.ddpm import gaussian_floor
+
+SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20))
 
 ALPHA_BAR = torch.cumprod(1 - linear_betas(), 0)
 

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import dopri5, euler, rk4
 from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
+
+SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)))
 
 
 class Field(nn.Module):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -18,15 +19,11 @@ from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim, score_sde
-from gmbook.papers.flow_matching import (
-    FlowMatching,
-    conditional_velocity,
-    gaussian_floor,
-    independent,
-    logit_normal,
-    optimal_transport,
-)
+from gmbook.papers.flow_matching import FlowMatching, independent, logit_normal, optimal_transport
+from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: FlowMatching(net(), (2,)))
 
 F64 = torch.float64
 WEIGHTS, ATOMS, SIGMA_MIN = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.1

@@ -6,22 +6,17 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import last, rk4
+from gmbook.networks.mlp import MLP
 from gmbook.papers import gan
-from gmbook.papers.gan import (
-    GAN,
-    dirac_gan,
-    dirac_steps,
-    gradient_penalty,
-    hinge,
-    minimax,
-    non_saturating,
-    optimal_logit,
-    r1,
-)
+from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1
+from gmbook.papers.theory.gan import dirac_gan, dirac_steps, optimal_logit
+
+SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
 
 
 def mlp(*sizes):

@@ -5,6 +5,7 @@ import math
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.flows.base import Compose
@@ -12,6 +13,8 @@ from gmbook.core.flows.couplings import SplitCoupling
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
+
+SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16))
 
 
 def model(shape, **options):

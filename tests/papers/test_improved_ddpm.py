@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 from torch import nn
 
 from gmbook import metrics
@@ -13,10 +14,13 @@ from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import TablePath
 from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers import ddim, improved_ddpm
+from gmbook.papers import improved_ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.improved_ddpm import ImprovedDDPM, LossSecondMoment, cosine_betas
+from gmbook.papers.theory import improved_ddpm as improved_ddpm_theory
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: ImprovedDDPM(net(4), (2,), steps=20))
 
 MIXTURE = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.5], [1.0]]), torch.tensor([0.04, 0.25])).double()
 
@@ -37,8 +41,8 @@ class Ideal(nn.Module):
 
     def forward(self, x, t, y=None):
         i = (t * self.chain.steps).round().long()
-        variance = improved_ddpm.posterior_variance(self.chain, x, i)
-        best = improved_ddpm.optimal_variance(self.chain, variance, i).log()
+        variance = improved_ddpm_theory.posterior_variance(self.chain, x, i)
+        best = improved_ddpm_theory.optimal_variance(self.chain, variance, i).log()
         low, high = (table[i].log().to(x)[:, None] for table in (self.chain.least_variance, self.chain.beta))
         return torch.cat([self.chain(x, t), 2 * (best - low) / (high - low) - 1], 1)
 
@@ -131,7 +135,7 @@ def test_best_variance_lies_between_the_two(std):
     model, i = DDPM(wavy, (1,)), torch.arange(2, 1001)
     rest = 1 - model.alpha_bar[i]
     variance = (std**2 * rest / (model.alpha_bar[i] * std**2 + rest))[:, None]
-    best = improved_ddpm.optimal_variance(model, variance, i)[:, 0]
+    best = improved_ddpm_theory.optimal_variance(model, variance, i)[:, 0]
     assert (best >= model.beta_tilde[i] - 1e-15).all() and (best <= model.beta[i] + 1e-15).all()
     if std != 0.5:
         torch.testing.assert_close(best, (model.beta if std else model.beta_tilde)[i], rtol=0, atol=1e-15)
@@ -157,9 +161,9 @@ def test_best_variance_is_that_of_the_exact_reverse_law(i):
 
     exact_x0 = variance(MIXTURE, chain.alpha_bar[i].sqrt(), (1 - chain.alpha_bar[i]).sqrt())
     exact = variance(MIXTURE.diffused(before.sqrt(), (1 - before).sqrt()), (1 - beta).sqrt(), beta.sqrt())
-    got = improved_ddpm.posterior_variance(chain, xt, i)
+    got = improved_ddpm_theory.posterior_variance(chain, xt, i)
     torch.testing.assert_close(got, exact_x0, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(improved_ddpm.optimal_variance(chain, got, i), exact, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(improved_ddpm_theory.optimal_variance(chain, got, i), exact, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.equation("improved-optimal-variance")
@@ -298,8 +302,10 @@ def test_strided_model_is_the_same_network_on_its_own_steps():
     torch.testing.assert_close(few.predict("x0", x, k.double() / 5), model.predict("x0", x, i.double() / 50))
     torch.testing.assert_close(model.strided(50).reverse(x, i), model.reverse(x, i))  # all steps: nothing changes
     times = torch.tensor([1, 13, 26, 38, 50]).double() / 50  # both variances anew, against DDIM's on the long path
-    for table, std in ((few.beta, ddim.transition_std), (few.beta_tilde, ddim.posterior_std)):
-        torch.testing.assert_close(table[2:], std(model.path, times[1:], times[:-1]) ** 2, rtol=1e-9, atol=0)
+    late, early = model.path.alpha(times[1:]) ** 2, model.path.alpha(times[:-1]) ** 2  # ᾱ
+    torch.testing.assert_close(few.beta[2:], 1 - late / early, rtol=1e-9, atol=0)
+    tilde = (1 - early) / (1 - late) * (1 - late / early)
+    torch.testing.assert_close(few.beta_tilde[2:], tilde, rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="keeps 1 to 50"):
         model.strided(51)
 

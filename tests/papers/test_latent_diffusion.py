@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 from torch import nn
 
 from gmbook.core.denoiser import Denoiser, Truth, ideal
 from gmbook.core.gaussians import GaussianMixture, geometric_mixture, kl_normal_full
 from gmbook.core.paths import VEPath, VPPath
+from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import heun, last
 from gmbook.data.batches import LawBatches
 from gmbook.laws import plane
@@ -16,15 +18,24 @@ from gmbook.metrics import noise_floor, sliced_w2
 from gmbook.networks.blocks import Attention
 from gmbook.networks.conv import MapDecoder, MapEncoder
 from gmbook.networks.guided import Guided
-from gmbook.networks.mlp import TimeMLP
+from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import DiT
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
-from gmbook.papers.ddpm import DDPM, gaussian_floor, linear_betas
+from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.latent_diffusion import Conditioned, KLAutoencoder, LatentDiffusion
-from gmbook.papers.score_sde import ScoreSDE, flow_field, probability_flow
+from gmbook.papers.score_sde import ScoreSDE, probability_flow
+from gmbook.papers.theory.ddpm import gaussian_floor
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
+
+
+def first_stage() -> KLAutoencoder:
+    return KLAutoencoder(MLP(2, 4, 16), MLP(2, 2, 16), (2,))
+
+
+SPECIMEN = Specimen(lambda: LatentDiffusion(first_stage(), DDPM(net(), (2,), steps=20)))
+
 
 DOUBLE = torch.float64
 

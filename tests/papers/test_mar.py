@@ -5,6 +5,7 @@ import math
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook import metrics
@@ -14,17 +15,18 @@ from gmbook.core.paths import CosinePath, TablePath
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
 from gmbook.papers.ddpm import DDPM
-from gmbook.papers.mar import (
-    MAR,
-    DiffusionHead,
-    Head,
-    MeanHead,
-    MixtureHead,
-    cosine_sizes,
-    mask_ratios,
-    total_correlation,
-)
+from gmbook.papers.mar import MAR, DiffusionHead, Head, MeanHead, MixtureHead, cosine_sizes, mask_ratios
+from gmbook.papers.theory.mar import total_correlation
 from gmbook.train import train
+
+
+def token_vectors() -> MAR:
+    head = DiffusionHead(DDPM(AdaMLP(1, 16, 16, 1), (1,), steps=5))
+    return MAR(MaskedTransformer(2, 1, 16, (1, 1), 2), head, (2,), ratio=(0.0, 0.5))
+
+
+SPECIMEN = Specimen(token_vectors)
+
 
 DOUBLE = torch.float64
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, random_pmf, sequences, total_variation, train
 
 from gmbook.core.chains import Chain
@@ -15,6 +16,8 @@ from gmbook.core.tokens import Enumeration
 from gmbook.papers.d3pm import D3PM
 from gmbook.papers.mdlm import MDLM
 from gmbook.papers.sedd import SEDD
+
+SPECIMEN = Specimen(lambda: MDLM(token_net(9), (2,), 8), tokens, lambda model, n: model.sample(n, steps=5))
 
 f64 = {"dtype": torch.float64}
 L, V = 3, 3

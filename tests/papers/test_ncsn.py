@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -16,7 +17,10 @@ from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ncsn
 from gmbook.papers.ncsn import NCSN, LevelPath
+from gmbook.papers.theory import ncsn as ncsn_theory
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: NCSN(net(), (2,), levels=4, per_level=5))
 
 MIXTURE = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),
@@ -47,8 +51,8 @@ def bent(x):
 def test_implicit_is_explicit_minus_half_the_fisher_information(score):
     """p = N(0, 1), both expectations by quadrature that is exact for polynomials: ESM − ISM = ½E x² = ½."""
     x, weights = hermite()
-    explicit = ncsn.explicit_score_matching(score, x, lambda x: -x)
-    implicit = ncsn.implicit_score_matching(score, x)
+    explicit = ncsn_theory.explicit_score_matching(score, x, lambda x: -x)
+    implicit = ncsn_theory.implicit_score_matching(score, x)
     assert (weights @ (explicit - implicit)).item() == pytest.approx(0.5, abs=1e-13)
 
 
@@ -58,8 +62,8 @@ def test_sliced_over_all_sign_vectors_is_implicit():
     x, gain = torch.randn(4, 3, dtype=torch.float64), torch.ones((), dtype=torch.float64, requires_grad=True)
     score = lambda x: gain * bent(x)  # noqa: E731
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)), dtype=torch.float64)
-    sliced = torch.stack([ncsn.sliced_score_matching(score, x, v.expand_as(x)) for v in signs]).mean(0)
-    implicit = ncsn.implicit_score_matching(score, x)
+    sliced = torch.stack([ncsn_theory.sliced_score_matching(score, x, v.expand_as(x)) for v in signs]).mean(0)
+    implicit = ncsn_theory.implicit_score_matching(score, x)
     torch.testing.assert_close(sliced, implicit, rtol=1e-12, atol=1e-12)
     slopes = [torch.autograd.grad(loss.sum(), gain, retain_graph=True)[0] for loss in (sliced, implicit)]
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
@@ -71,9 +75,9 @@ def test_directions_of_unit_length_estimate_the_trace_over_the_dimension():
     score, n = (lambda x: x @ matrix.T), 200_000
     x, v = torch.zeros(n, 6, dtype=torch.float64), torch.randn(n, 6, dtype=torch.float64)  # at x = 0 ‖s‖ = 0
     trace = matrix.trace().item()
-    assert ncsn.sliced_score_matching(score, x, v).mean().item() == pytest.approx(trace, rel=0.05)
+    assert ncsn_theory.sliced_score_matching(score, x, v).mean().item() == pytest.approx(trace, rel=0.05)
     unit = v / v.norm(dim=1, keepdim=True)
-    assert 6 * ncsn.sliced_score_matching(score, x, unit).mean().item() == pytest.approx(trace, rel=0.05)
+    assert 6 * ncsn_theory.sliced_score_matching(score, x, unit).mean().item() == pytest.approx(trace, rel=0.05)
 
 
 @pytest.mark.fact("N2")
@@ -86,7 +90,7 @@ def test_denoising_is_explicit_for_the_blurred_law_plus_a_constant(score):
     x, eps = nodes.repeat_interleave(30, 0), nodes.repeat(30, 1)
     weights, sigma = torch.outer(w, w).flatten(), torch.tensor(0.7, dtype=torch.float64)
     denoising = ncsn.denoising_score_matching(score, x, sigma, eps)
-    explicit = ncsn.explicit_score_matching(score, x + sigma * eps, lambda x: -x / 1.49)
+    explicit = ncsn_theory.explicit_score_matching(score, x + sigma * eps, lambda x: -x / 1.49)
     constant = (1 / 0.49 - 1 / 1.49) / 2
     assert constant == pytest.approx(0.684838, abs=1e-6)
     assert (weights @ (denoising - explicit)).item() == pytest.approx(constant, abs=1e-12)
@@ -293,9 +297,9 @@ def test_contract(shape):
     calls.clear()
     assert model.sample(3).shape == (3, *shape) and len(calls) == 4 * 3 + 1
     for loss in (
-        ncsn.explicit_score_matching(bent, x0, torch.neg),
-        ncsn.implicit_score_matching(bent, x0),
-        ncsn.sliced_score_matching(bent, x0, torch.randn_like(x0)),
+        ncsn_theory.explicit_score_matching(bent, x0, torch.neg),
+        ncsn_theory.implicit_score_matching(bent, x0),
+        ncsn_theory.sliced_score_matching(bent, x0, torch.randn_like(x0)),
         ncsn.denoising_score_matching(bent, x0, torch.rand(5), torch.randn_like(x0)),
     ):
         assert loss.shape == (5,)

@@ -4,11 +4,15 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.flows.linear import FlowBatchNorm
 from gmbook.core.gaussians import GaussianMixture
+from gmbook.networks.mlp import MLP
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
+
+SPECIMEN = Specimen(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True))
 
 
 def make_mlp(i, o):

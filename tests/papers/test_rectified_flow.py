@@ -5,15 +5,20 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.solvers import euler, heun, rk4
 from gmbook.data.batches import Batches, LawBatches
 from gmbook.laws import plane
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers.flow_matching import FlowMatching, gaussian_floor, optimal_transport
-from gmbook.papers.rectified_flow import RectifiedFlow, straightness, transport_cost
+from gmbook.papers.flow_matching import FlowMatching, optimal_transport
+from gmbook.papers.rectified_flow import RectifiedFlow
+from gmbook.papers.theory.flow_matching import gaussian_floor
+from gmbook.papers.theory.rectified_flow import straightness, transport_cost
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: RectifiedFlow(net(), (2,)))
 
 F64 = torch.float64
 WEIGHTS, MEANS, STD = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.5

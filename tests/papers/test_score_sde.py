@@ -4,14 +4,19 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.divergence import divergence
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
+from gmbook.core.probability_flow import flow_field
+from gmbook.core.probability_flow import log_likelihood as flow_log_likelihood
 from gmbook.core.solvers import dopri5
 from gmbook.papers import score_sde
 from gmbook.papers.ddpm import linear_betas
+
+SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
 
 SMOOTH = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath()]
 PATHS = [*SMOOTH, TablePath(linear_betas())]
@@ -127,7 +132,7 @@ def test_fokker_planck_of_a_correlated_gaussian():
 def test_probability_flow_satisfies_the_continuity_equation(path):
     """∂_t p + ∇·(p v) = 0, v from the ideal denoiser."""
     t, x = torch.tensor(0.5, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
-    field = score_sde.flow_field(ideal(MIXTURE, path))
+    field = flow_field(ideal(MIXTURE, path))
     _, rate = divergence(lambda x: density_at(path, x, t)[:, None] * field(x, t), x)
     torch.testing.assert_close(time_derivative(path, x, t), -rate, rtol=0, atol=1e-5)
 
@@ -144,15 +149,14 @@ def test_likelihood_along_the_ode_is_exact_on_mixtures(path):
     ts = torch.tensor([path.t_min, path.t_max], dtype=torch.float64)
     start, end = (law.diffused(path.alpha(t), path.sigma(t)) for t in ts)
     tight = lambda f, x, ts: dopri5(f, x, ts, 1e-7, 1e-7)  # noqa: E731 - a solver with its tolerance
-    got, _ = log_likelihood(score_sde.flow_field(ideal(law, path)), x, ts, end.log_prob, solver=tight)
+    got, _ = log_likelihood(flow_field(ideal(law, path)), x, ts, end.log_prob, solver=tight)
     torch.testing.assert_close(got, start.log_prob(x), rtol=0, atol=1e-4)
 
 
 def test_the_gaussian_prior_costs_little():
-    """score_sde.log_likelihood takes N(0, σ²) at t_max: on VP, e^{−10.05} of the signal is left, a matter of 0.01
-    nats."""
+    """The flow's likelihood takes N(0, σ²) at t_max: on VP, e^{−10.05} of the signal is left, a matter of 0.01 nats."""
     x = MIXTURE.sample(64)
-    got = score_sde.log_likelihood(ideal(MIXTURE, VPPath()), x)
+    got = flow_log_likelihood(ideal(MIXTURE, VPPath()), x)
     start = MIXTURE.diffused(*(c(torch.tensor(1e-3).double()) for c in (VPPath().alpha, VPPath().sigma)))
     assert (got - start.log_prob(x)).abs().max() < 0.05
     assert abs((got - start.log_prob(x)).mean()) < 0.005
@@ -231,6 +235,4 @@ def test_contract(shape):
         assert sample(model, 3, 4).shape == (3, *shape)
     x = torch.randn(2, *shape)
     probe = torch.randn_like(x).sign()
-    assert score_sde.log_likelihood(
-        Denoiser(lambda x, t, y: 0.1 * x, VPPath(), "eps", shape), x, probe=probe
-    ).shape == (2,)
+    assert flow_log_likelihood(Denoiser(lambda x, t, y: 0.1 * x, VPPath(), "eps", shape), x, probe=probe).shape == (2,)

@@ -6,17 +6,17 @@ import math
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, random_pmf, total_variation, train
 
 from gmbook.core.chains import Chain
 from gmbook.core.schedules import GeometricSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
-from gmbook.papers.sedd import (
-    SEDD,
-    denoising_score_entropy,
-    implicit_score_entropy,
-    score_entropy,
-    weighted_score_entropy,
+from gmbook.papers.sedd import SEDD, score_entropy
+from gmbook.papers.theory.sedd import denoising_score_entropy, implicit_score_entropy, weighted_score_entropy
+
+SPECIMEN = Specimen(
+    lambda: SEDD(token_net(9), (2,), Chain.absorbing(8)), tokens, lambda model, n: model.sample(n, steps=5)
 )
 
 f64 = {"dtype": torch.float64}

@@ -4,10 +4,15 @@ import math
 
 import pytest
 import torch
+from specimen import Specimen
 from torch import nn
 
 from gmbook.core.gaussians import kl_normal, kl_normal_full
-from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian, linear_vae_rates, mean_field_gap
+from gmbook.networks.mlp import MLP
+from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
+from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
+
+SPECIMEN = Specimen(lambda: VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), Gaussian()))
 
 
 def normal(mean, std):

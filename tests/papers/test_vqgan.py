@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from specimen import Specimen, decoded
 from torch import nn
 
 from gmbook.networks.conv import MapDecoder, MapEncoder
@@ -13,6 +14,8 @@ from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import hinge
 from gmbook.papers.vqgan import Adversary, VQAutoencoder, adaptive_weight, perplexity
 from gmbook.train import train
+
+SPECIMEN = Specimen(lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), draw=decoded)
 
 DOUBLE = torch.float64
 SHAPES = [(2,), (1, 8, 8), (3, 32, 32)]

@@ -155,7 +155,7 @@ class Chain(MarkovChain):
         self.vocab = len(stationary) if vocab is None else vocab
         if not 1 <= self.vocab <= len(stationary):
             raise ValueError(f"vocab must lie in 1..{len(stationary)}, the number of states, got {vocab}")
-        self.register_buffer("stationary", stationary / stationary.sum())
+        self.register_buffer("stationary", stationary / stationary.sum(), persistent=False)
 
     @classmethod
     def uniform(cls, vocab: int) -> Chain:
@@ -233,9 +233,9 @@ class MatrixChain(MarkovChain):
         products = [torch.eye(self.vocab, dtype=torch.float64, device=matrices.device)]
         for matrix in matrices:
             products.append(products[-1] @ matrix)
-        self.register_buffer("matrices", matrices)
-        self.register_buffer("cumulative", torch.stack(products))  # (T + 1, V, V), Q̄_i
-        self.register_buffer("stationary", torch.full_like(matrices[0, 0], 1 / self.vocab))
+        self.register_buffer("matrices", matrices, persistent=False)
+        self.register_buffer("cumulative", torch.stack(products), persistent=False)  # (T + 1, V, V), Q̄_i
+        self.register_buffer("stationary", torch.full_like(matrices[0, 0], 1 / self.vocab), persistent=False)
 
     def extra_repr(self) -> str:
         return f"states={self.states}, steps={len(self.matrices)}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gmbook.core.checks import as_time, check_output
 from gmbook.core.model import Model
-from gmbook.core.paths import GaussianPath, Quantity
+from gmbook.core.paths import GaussianPath, Quantity, broadcast
 
 D = TypeVar("D", bound="Denoiser")
 
@@ -50,6 +50,11 @@ class Denoiser(Model):
     def read(self, quantity: Quantity, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """Another reading of an output that is already computed: (B, *S). Samplers use it to call the network once."""
         return self.path.convert(output, xt, t, self.predicts, quantity)
+
+    def readings(self, output: Tensor, xt: Tensor, t: Tensor, *wanted: Quantity) -> list[Tensor]:
+        """Several readings of one output, each (B, *S), with the path looked up once."""
+        pairs = self.path.readings(self.predicts, t, *wanted)
+        return [broadcast(p, xt) * xt + broadcast(q, xt) * output for p, q in pairs]
 
     def predict(self, quantity: Quantity, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The network's estimate of E[quantity | x_t], in any of the five quantities: (B, *S)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,17 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 def broadcast(t: Tensor, x: Tensor) -> Tensor:
     """Append axes to t, () or (B,), and cast it, until it multiplies x, (B, *S)."""
     return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+class Bridge(NamedTuple):
+    """The Gaussian laws that tie x_s, x_t and x_0 together for s < t, each entry like t; see `GaussianPath.bridge`."""
+
+    alpha: Tensor  # α_s
+    sigma: Tensor  # σ_s
+    weight_x0: Tensor  # of the mean of q(x_s | x_t, x_0)
+    weight_xt: Tensor
+    std: Tensor  # of q(x_s | x_t, x_0)
+    forward_std: Tensor  # of q(x_t | x_s)
 
 
 class GaussianPath(nn.Module, ABC):
@@ -71,6 +82,10 @@ class GaussianPath(nn.Module, ABC):
         "x0": (1, 0), "eps": (0, 1), "v" of progressive distillation: (−σ, α), "velocity" dx/dt: (α', σ'),
         "score" of the conditional law: (0, −1/σ). Where α² + σ² = 1, velocity = (σ'/α) v (fm-angle).
         """
+        return self._coefficients(quantity, t, *self.alpha_sigma(t))
+
+    def _coefficients(self, quantity: Quantity, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`coefficients`, for α and σ that are computed already."""
         zero, one = torch.zeros_like(t), torch.ones_like(t)
         match quantity:
             case "x0":
@@ -78,9 +93,9 @@ class GaussianPath(nn.Module, ABC):
             case "eps":
                 return zero, one
             case "v":
-                return -self.sigma(t), self.alpha(t)
+                return -sigma, alpha
             case "score":
-                return zero, -1 / self.sigma(t)
+                return zero, -1 / sigma
             case "velocity":
                 return self.rates(t)
         raise ValueError(f"unknown quantity {quantity!r}: one of {', '.join(QUANTITIES)}")
@@ -101,25 +116,32 @@ class GaussianPath(nn.Module, ABC):
         a, b = self.coefficients(quantity, t)
         return broadcast(a, x0) * x0 + broadcast(b, x0) * eps
 
-    def reading(self, source: Quantity, to: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The (p, q) for which `to` = p x_t + q `source`, each like t (path-conversion).
+    def readings(self, source: Quantity, t: Tensor, *wanted: Quantity) -> list[tuple[Tensor, Tensor]]:
+        """The (p, q) for which a wanted quantity = p x_t + q `source`, each like t, for every one (path-conversion).
 
         x_t = αx_0 + σε and source = ax_0 + bε are two equations for (x_0, ε); Cramer's rule solves them, and the
-        solution is read in the coefficients (a', b') of `to`. Where that is 0/0, at σ = 0 or α = 0, it is the limit.
+        solution is read in the coefficients (c, d) of what is wanted. Where that is 0/0, at σ = 0 or α = 0, it is the
+        limit. α and σ are computed once.
 
         Raises:
             ValueError: there is no limit, as for the score from x_0 at σ = 0. (On a GPU the result is NaN or infinite.)
         """
         alpha, sigma = self.alpha_sigma(t)
-        a, b = self.coefficients(source, t)
-        a_to, b_to = self.coefficients(to, t)
+        a, b = self._coefficients(source, t, alpha, sigma)
         determinant = alpha * b - sigma * a
-        p, q = (a_to * b - b_to * a) / determinant, (alpha * b_to - sigma * a_to) / determinant
-        whole = torch.isfinite(p) & torch.isfinite(q)
-        if readable(whole) and bool(whole.all()):
-            return p, q
-        limits = self._limit(source, to, t)
-        p, q = (torch.where(whole, here, limit) for here, limit in zip((p, q), limits))
+        found = []
+        for to in wanted:
+            c, d = self._coefficients(to, t, alpha, sigma)
+            pair = (c * b - d * a) / determinant, (alpha * d - sigma * c) / determinant
+            whole = torch.isfinite(pair[0]) & torch.isfinite(pair[1])
+            found.append(pair if readable(whole) and bool(whole.all()) else self._completed(source, to, t, pair, whole))
+        return found
+
+    def _completed(
+        self, source: Quantity, to: Quantity, t: Tensor, pair: tuple[Tensor, Tensor], whole: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A reading with its limits where it is not `whole`."""
+        p, q = (torch.where(whole, here, limit) for here, limit in zip(pair, self._limit(source, to, t)))
         if readable(p) and not bool(torch.isfinite(p + q).all()):
             raise ValueError(
                 f"at t = {t[~whole].flatten()[0].item():g} nothing follows from {source!r} for {to!r}: it is 0/0 where "
@@ -128,7 +150,7 @@ class GaussianPath(nn.Module, ABC):
         return p, q
 
     def _limit(self, source: Quantity, to: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
-        """`reading`'s limit as σ or α tends to 0, for sources that are conditional expectations; else not finite.
+        """The limit of a reading as σ or α tends to 0, for sources that are conditional expectations; else not finite.
 
         At the data E[ε | x_t] = −σ · score tends to 0, so that ε has no part in what it enters with a bounded factor.
         """
@@ -156,8 +178,19 @@ class GaussianPath(nn.Module, ABC):
         if source == to:
             return value
         t = as_time(t, xt)
-        p, q = self.reading(source, to, t)
+        ((p, q),) = self.readings(source, t, to)
         return broadcast(p, xt) * xt + broadcast(q, xt) * value
+
+    def bridge(self, t: Tensor, s: Tensor) -> Bridge:
+        """q(x_t | x_s) and q(x_s | x_t, x_0) for s < t, from (α, σ) at both times (ddpm-posterior, ddim-sigma).
+
+        q(x_t | x_s) = N(r x_s, η² I) with r = α_t/α_s and η² = σ_t² − r²σ_s²; by Bayes' rule q(x_s | x_t, x_0) is
+        Gaussian with mean (α_s η²/σ_t²) x_0 + (r σ_s²/σ_t²) x_t and standard deviation η σ_s/σ_t. DDPM's μ̃ and β̃ are
+        these at neighbouring steps.
+        """
+        late, early = self.alpha_sigma(t), self.alpha_sigma(s)
+        forward = late[1] ** 2 - (late[0] / early[0] * early[1]) ** 2
+        return _bridge(late, early, forward)
 
     @property
     def flow_ends(self) -> tuple[float, float]:
@@ -205,6 +238,19 @@ class GaussianPath(nn.Module, ABC):
         most, least = self.noise_ratio(ends) ** (1 / rho)
         u = torch.linspace(0, 1, steps, dtype=torch.float64, device=self.here.device)
         return self.time_at((most + u * (least - most)) ** rho)
+
+
+def _bridge(late: tuple[Tensor, Tensor], early: tuple[Tensor, Tensor], forward: Tensor) -> Bridge:
+    """The bridge between two moments (α, σ), given the variance of q(x_t | x_s)."""
+    (alpha_t, sigma_t), (alpha, sigma) = late, early
+    forward = forward.clamp(min=0)  # for s > t, where deterministic samplers walk back to noise, there is no such law
+    share, std = sigma / sigma_t, forward.sqrt()
+    return Bridge(alpha, sigma, alpha * forward / sigma_t**2, alpha_t / alpha * share**2, share * std, std)
+
+
+def _from_integrated_beta(b: Tensor) -> tuple[Tensor, Tensor]:
+    """(α, σ) = (e^{−B/2}, √(1 − e^{−B}))."""
+    return torch.exp(-b / 2), torch.sqrt(-torch.expm1(-b))
 
 
 class LinearPath(GaussianPath):
@@ -259,8 +305,12 @@ class VariancePreservingPath(GaussianPath, ABC):
         return self.alpha_sigma(t)[1]
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        minus_b = -self.integrated_beta(t)
-        return torch.exp(minus_b / 2), torch.sqrt(-torch.expm1(minus_b))
+        return _from_integrated_beta(self.integrated_beta(t))
+
+    def bridge(self, t: Tensor, s: Tensor) -> Bridge:
+        late, early = self.integrated_beta(t), self.integrated_beta(s)
+        forward = -torch.expm1(early - late)  # 1 − ᾱ_t/ᾱ_s, without the rounding of a difference of two squares
+        return _bridge(_from_integrated_beta(late), _from_integrated_beta(early), forward)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         (alpha, sigma), beta = self.alpha_sigma(t), self.beta(t)
@@ -367,7 +417,7 @@ class TablePath(VariancePreservingPath):
         slopes = torch.cat([rises[:1], inner, rises[-1:]])  # dB/di at the nodes
         left, right = slopes[:-1], slopes[1:]
         starts, bends, twists = rises.cumsum(0) - rises, 3 * rises - 2 * left - right, left + right - 2 * rises
-        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1))
+        self.register_buffer("cubics", torch.stack([starts, left, bends, twists], 1), persistent=False)
         self.t_min = 1 / len(betas)
 
     @property

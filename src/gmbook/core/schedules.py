@@ -140,24 +140,24 @@ class TableSchedule(Schedule):
     """
 
     moves: Tensor  # (T + 1,), 1 − ᾱ at i/T, float64
-    keeps: Tensor  # (T + 1,), ᾱ at i/T, float64
+    alpha_bars: Tensor  # (T + 1,), ᾱ at i/T, float64
 
     def __init__(self, betas: Tensor):
         super().__init__()
         if betas.ndim != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError("betas must be a vector (T,) with entries in (0, 1]")
-        log_keeps = torch.cat([betas.new_zeros(1).double(), torch.log1p(-betas.double()).cumsum(0)])
-        self.register_buffer("keeps", log_keeps.exp())
-        self.register_buffer("moves", -torch.expm1(log_keeps))
+        log_alpha_bars = torch.cat([betas.new_zeros(1).double(), torch.log1p(-betas.double()).cumsum(0)])
+        self.register_buffer("alpha_bars", log_alpha_bars.exp(), persistent=False)
+        self.register_buffer("moves", -torch.expm1(log_alpha_bars), persistent=False)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        position = t.double() * (len(self.keeps) - 1)
-        left = (position - 1e-4).ceil().long().clamp(1, len(self.keeps) - 1) - 1  # t = i/T belongs to β_i
+        position = t.double() * (len(self.alpha_bars) - 1)
+        left = (position - 1e-4).ceil().long().clamp(1, len(self.alpha_bars) - 1) - 1  # t = i/T belongs to β_i
         return left, position - left
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.keeps[left], self.keeps[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.alpha_bars[left], self.alpha_bars[left + 1], weight).to(t.dtype)
 
     def moved(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
@@ -165,7 +165,7 @@ class TableSchedule(Schedule):
 
     def alpha_bar_rate(self, t: Tensor) -> Tensor:
         left, _ = self._cell(t)
-        return ((self.moves[left] - self.moves[left + 1]) * (len(self.keeps) - 1)).to(t.dtype)
+        return ((self.moves[left] - self.moves[left + 1]) * (len(self.alpha_bars) - 1)).to(t.dtype)
 
 
 def mutual_information_betas(steps: int) -> Tensor:

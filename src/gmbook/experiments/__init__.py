@@ -1,22 +1,28 @@
-"""One file per paper: its runs on MNIST, CIFAR-10 and text8, at the laptop and the GPU budget."""
+"""One file per paper: its runs on toy laws, MNIST, CIFAR-10 and text8, at the laptop and the GPU budget."""
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+
+from gmbook import registry
 from gmbook.core.model import Model
-from gmbook.experiments import base, classifier, ddpm, flow_matching, gan, mdlm, realnvp, results, toys, vae
+from gmbook.experiments import base, results
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.results import Record
 
-EXPERIMENTS: tuple[Experiment, ...] = (
-    *toys.EXPERIMENTS,
-    *vae.EXPERIMENTS,
-    *gan.EXPERIMENTS,
-    *realnvp.EXPERIMENTS,
-    *ddpm.EXPERIMENTS,
-    *flow_matching.EXPERIMENTS,
-    *mdlm.EXPERIMENTS,
-    *classifier.EXPERIMENTS,
-)
+
+def discovered() -> Iterator[Experiment]:
+    """The EXPERIMENTS of every module of this package that has them: papers in the book's order, then what is no
+    paper's."""
+    files = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    papers = [key for key in registry.read().order if key in files]
+    for name in dict.fromkeys([*papers, *files]):
+        yield from vars(import_module(f"{__name__}.{name}")).get("EXPERIMENTS", ())
+
+
+EXPERIMENTS: tuple[Experiment, ...] = tuple(discovered())
 
 
 def find(paper: str, dataset: str, budget: str) -> Experiment:

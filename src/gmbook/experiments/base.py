@@ -19,7 +19,7 @@ from torch import Tensor
 from gmbook import plots
 from gmbook.core.model import Model
 from gmbook.train import EMA, History, Log, fit
-from gmbook.train.checkpoint import CheckpointError, checkpoints, newest_checkpoint, write_atomically
+from gmbook.train.checkpoint import CheckpointError, checkpoints, load_weights, newest_checkpoint, write_atomically
 from gmbook.train.plan import Draw, Plan
 from gmbook.train.plan import plan as make_plan
 from gmbook.train.processes import is_main, world
@@ -54,6 +54,7 @@ class Experiment:
         sheet: how samples are drawn, images by default.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
+        toy: a minute's run with small networks, whose row stands in the table of toys.
     """
 
     paper: str
@@ -70,6 +71,7 @@ class Experiment:
     ema: float | None = None
     compile: bool = False
     channels_last: bool = False
+    toy: bool = False
     sheet: Callable[[Tensor], plots.Picture] = images
 
     @property
@@ -317,7 +319,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
     if state["ema"] is not None:
         weights |= state["ema"]["weights"]
     try:
-        model.load_state_dict(weights)
+        load_weights(model, weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds another model than {experiment.name}: {error}") from error
     return model.to(device()).eval()

@@ -21,6 +21,7 @@ from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
@@ -125,6 +126,7 @@ def live(images: data.ImageSet) -> DDPM:
 
 
 EXPERIMENTS = (
+    points("ddpm", GAUSSIANS, lambda: DDPM(net(), (2,), 200), 8000),
     Experiment(
         "ddpm",
         "digits",

@@ -23,6 +23,7 @@ from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.ddpm import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
@@ -171,6 +172,7 @@ def experiment(
 
 
 EXPERIMENTS = (
+    points("flow_matching", GAUSSIANS, lambda: FlowMatching(net(), (2,)), 8000),
     experiment("digits", "laptop", digits_model, data.digits, 3000, 64, LAPTOP, 0.999, levels=17),
     experiment("digits", "gpu", digits_model, data.digits, 10_000, 64, LAPTOP, 0.999, levels=17),
     experiment("mnist", "laptop", mnist_model, data.mnist, 6000, 64, LAPTOP, 0.998, evaluate=evaluate_mnist),

@@ -21,7 +21,9 @@ from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.networks.conv import Decoder, Encoder
+from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
 
 REFERENCE = (
@@ -89,6 +91,14 @@ def _digits(budget: str, steps: int) -> Experiment:
 
 
 EXPERIMENTS = (
+    points(
+        "gan",
+        GAUSSIANS,
+        lambda: GAN(MLP(8, 2), MLP(2, 1), (2,), 8, penalty=r1(0.1)),
+        4000,
+        betas=PLAYERS["betas"],
+        lr=1e-3,
+    ),
     _digits("laptop", 4000),
     _digits("gpu", 20_000),
     Experiment(

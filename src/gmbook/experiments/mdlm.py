@@ -26,6 +26,7 @@ from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
 from gmbook.data.batches import TextBatches
 from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.toys import VOCAB, token_net, tokens
 from gmbook.laws.letters import LetterChain
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
@@ -180,7 +181,13 @@ def pair(
     return diffusion, baseline
 
 
+def on_grid() -> MDLM:
+    """Of pairs of tokens; the network does not know the time."""
+    return MDLM(token_net(VOCAB + 1, time=False), (2,), VOCAB)
+
+
 EXPERIMENTS = (
+    tokens("mdlm", on_grid, 2500, lambda m, n: m.sample(n, steps=100)),
     *pair(
         "prose",
         "laptop",

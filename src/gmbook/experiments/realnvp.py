@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmbook import data, metrics
 from gmbook.core.flows.pixels import Logit
@@ -22,7 +22,10 @@ from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, in_nats, points
+from gmbook.laws import plane
 from gmbook.metrics import PixelGaussian
+from gmbook.networks.mlp import MLP
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
 
@@ -112,7 +115,20 @@ def _digits(budget: str, steps: int) -> Experiment:
 
 # No averaged weights: the running statistics of batch normalisation belong to the weights of the last step, and the
 # density of other weights with them is another. The cosine, which ends at rate 0, does what averaging would.
+def in_plane() -> RealNVP:
+    """Eight couplings; the last layer of each MLP at 0, so that the flow begins as the identity."""
+
+    def make(inputs: int, outputs: int) -> nn.Module:
+        mlp = MLP(inputs, outputs, 64, 2)
+        nn.init.zeros_(mlp[-1].get_parameter("weight"))
+        return mlp
+
+    return RealNVP.on_vectors(2, make, layers=8)
+
+
 EXPERIMENTS = (
+    points("realnvp", GAUSSIANS, in_plane, 3000),
+    points("realnvp", plane.moons, in_plane, 3000, evaluate=in_nats(plane.moons())),
     _digits("laptop", 1500),
     _digits("gpu", 3000),
     Experiment(

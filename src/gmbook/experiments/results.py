@@ -94,7 +94,7 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
     step, state = newest_checkpoint(run) or (0, {})
     if step < told["steps"]:
         raise FileNotFoundError(f"{run} stopped at step {step} of {told['steps']}: resume it first")
-    weights = {name: t.half() if t.dtype == torch.float32 else t for name, t in _learned(model).items()}
+    weights = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
     content = save_tensors({name: t.cpu().contiguous() for name, t in weights.items()})
     if len(content) > LIMIT:
         raise ValueError(f"the weights of {experiment.name} take {len(content):,} bytes: at most {LIMIT:,} are kept")
@@ -132,11 +132,10 @@ def seconds(experiment: Experiment, root: Path | None = None) -> float:
         return read(experiment, root).content["seconds"]
     except NoRecord:
         folder, _ = _folders(experiment, root)
-        toys = folder.parent / "toys.json"
-        measured = json.loads(toys.read_text(encoding="utf-8")) if toys.is_file() else {}
-        if experiment.name not in measured:
+        row = folder.parent / "toys" / f"{experiment.name}.json"
+        if not row.is_file():
             raise
-        return measured[experiment.name]["seconds"]
+        return json.loads(row.read_text(encoding="utf-8"))["seconds"]
 
 
 def read(experiment: Experiment, root: Path | None = None) -> Record:
@@ -170,18 +169,13 @@ def load_pretrained(experiment: Experiment, root: Path | None = None) -> Model:
     if manifest.get(experiment.name, {}).get("sha256") != hashlib.sha256(content).hexdigest():
         raise ValueError(f"{file.name} is damaged (its SHA-256 is not the recorded one): restore it with git")
     model = experiment.model()
-    stored, wanted = load_tensors(content), _learned(model)
+    stored, wanted = load_tensors(content), model.state_dict()
     if stored.keys() != wanted.keys():
         raise ValueError(f"{file.name} belongs to another model than {experiment.name} makes now")
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(stored[name])
     return model.to(device()).eval()
-
-
-def _learned(model: Model) -> dict[str, Tensor]:
-    """Parameters, and the buffers that are not tables in float64: those are made anew by the constructor."""
-    return {name: t for name, t in model.state_dict().items() if t.dtype != torch.float64}
 
 
 def _manifest(pretrained: Path, name: str, content: bytes) -> None:

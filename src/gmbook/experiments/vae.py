@@ -22,10 +22,11 @@ from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment, device
 from gmbook.experiments.flow_matching import centred, pixels
 from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics import PixelGaussian
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
-from gmbook.papers.vae import VAE, OptimalGaussian
+from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
 
 REFERENCE = "Kingma & Welling 2014, MNIST: tanh MLP with 500 hidden units, Adagrad, batch 100, one draw of z"
 
@@ -123,6 +124,7 @@ def _digits(budget: str, steps: int) -> Experiment:
 
 
 EXPERIMENTS = (
+    points("vae", GAUSSIANS, lambda: VAE(MLP(2, 4), MLP(2, 2), 2, (2,), Gaussian(0.2)), 4000, lr=5e-3),
     _digits("laptop", 3000),
     _digits("gpu", 20_000),
     Experiment(

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from gmbook.core.transport import optimal_pairing
 from gmbook.laws.plane import PlaneLaw
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -69,7 +69,7 @@ def _directions(dims: int, count: int, seed: int) -> Tensor:
 def w2(x: Tensor, y: Tensor) -> Tensor:
     """Exact 2-Wasserstein distance of two samples of equal size, (): √ min over pairings of the mean squared distance.
 
-    O(N³) by assignment: some seconds at N = 2,000.
+    By `core.transport.optimal_pairing`: two thirds of a second at N = 2,000, some seconds at 5,000.
 
     Raises:
         ValueError: the sizes differ.
@@ -78,8 +78,7 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
     if len(x) != len(y):
         raise ValueError(f"exact W2 pairs points one to one: sizes must be equal, got {len(x)} and {len(y)}")
     cost = torch.cdist(x, y).square()
-    rows, columns = linear_sum_assignment(cost.cpu().numpy())
-    return cost[rows, columns].mean().sqrt()
+    return cost.gather(1, optimal_pairing(cost)[:, None]).mean().sqrt()
 
 
 def mmd2(x: Tensor, y: Tensor, bandwidths: tuple[float, ...] | None = None) -> Tensor:
@@ -95,14 +94,18 @@ def mmd2(x: Tensor, y: Tensor, bandwidths: tuple[float, ...] | None = None) -> T
         middle = torch.pdist(y[:1000]).median().item()
         bandwidths = (middle / 2, middle, 2 * middle)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        squared = torch.cdist(a, b).square()
-        return sum((torch.exp(-squared / (2 * h**2)) for h in bandwidths), torch.zeros_like(squared))
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        """Σ of all kernels over all pairs; in place, since tables of N × M numbers cost more to make than to fill."""
+        squared = torch.cdist(a, b).square_()
+        kernel = torch.empty_like(squared)
+        return sum(
+            (torch.mul(squared, -0.5 / h**2, out=kernel).exp_().sum() for h in bandwidths), squared.new_zeros(())
+        )
 
     n, m, peak = len(x), len(y), len(bandwidths)  # k(a, a) = number of kernels
-    within_x = (kernel(x, x).sum() - n * peak) / (n * (n - 1))
-    within_y = (kernel(y, y).sum() - m * peak) / (m * (m - 1))
-    return within_x + within_y - 2 * kernel(x, y).mean()
+    within_x = (total(x, x) - n * peak) / (n * (n - 1))
+    within_y = (total(y, y) - m * peak) / (m * (m - 1))
+    return within_x + within_y - 2 * total(x, y) / (n * m)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:

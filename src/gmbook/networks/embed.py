@@ -41,6 +41,8 @@ class Sinusoidal(nn.Module):
         ValueError: dim is odd or below 4.
     """
 
+    frequencies: Tensor  # (dim/2,)
+
     def __init__(self, dim: int, period: float = 10_000.0, scale: float = TIME_SCALE):
         super().__init__()
         half = _even(dim, "a sinusoidal embedding")
@@ -69,6 +71,8 @@ class GaussianFourier(nn.Module):
     Raises:
         ValueError: dim is odd.
     """
+
+    frequencies: Tensor  # (inputs, dim/2)
 
     def __init__(self, dim: int, scale: float = 16.0, inputs: int = 1):
         super().__init__()

@@ -230,17 +230,3 @@ def published(factor: int, size: int = 512) -> DCAE:
     widths, depths = (128, 256, 512, 512, 1024, 1024, 2048, 2048), (0, 4, 8, 2, 2, 2, 2, 2)
     decoder_depths = (0, 5, 10, 2, 2, 2, 2, 2)
     return DCAE((3, size, size), factor**2 // 32, widths[:stages], depths[:stages], decoder_depths[:stages])
-
-
-def tokens(height: int, width: int, factor: int, patch: int = 1) -> int:
-    """N = HW/(fp)², the tokens that a transformer of patch p sees in the latents (dcae-tokens)."""
-    return height // (factor * patch) * (width // (factor * patch))
-
-
-def block_flops(n: int, width: int) -> int:
-    """4N²d + 24Nd², the operations of one transformer block on N tokens of width d (dcae-flops).
-
-    Attention's two products; then 8Nd² for its projections and 16Nd² for an MLP of four times the width. Reducing N by
-    f² gains at most f⁴, at large N, and at least f².
-    """
-    return 4 * n**2 * width + 24 * n * width**2

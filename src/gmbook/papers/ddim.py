@@ -15,31 +15,17 @@ from torch import Tensor
 from gmbook.core.checks import as_time, check_count
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
-from gmbook.core.paths import GaussianPath
+from gmbook.core.paths import Bridge, GaussianPath
 from gmbook.core.solvers import last
 
 
-def transition_std(path: GaussianPath, t: Tensor, s: Tensor) -> Tensor:
-    """The noise of q(x_t | x_s) for s < t: √(σ_t² − (α_t/α_s)²σ_s²), like t. On VP it is σ̂ = √(1 − ᾱ_t/ᾱ_s), §5."""
-    ratio = path.alpha(t) / path.alpha(s)
-    return (path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2).clamp(min=0).sqrt()
+def coefficients(bridge: Bridge, eta: float = 0.0, hat: bool = False) -> tuple[Tensor, Tensor]:
+    """The factors of ε̂ and of z in the step across a bridge, each like its times (ddim-marginal).
 
-
-def posterior_std(path: GaussianPath, t: Tensor, s: Tensor) -> Tensor:
-    """The std of q(x_s | x_t, x_0), σ_s/σ_t · √(σ_t² − (α_t/α_s)²σ_s²): Eq. 16 at η = 1 (ddim-sigma). Its square is
-    β̃."""
-    return path.sigma(s) / path.sigma(t) * transition_std(path, t, s)
-
-
-def coefficients(
-    path: GaussianPath, t: Tensor, s: Tensor, eta: float = 0.0, hat: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The factors of ε̂ and of z in the step from t to s, each like t (ddim-marginal).
-
-    The noise is ς = η · posterior_std, and the direction is √(σ_s² − ς²): the squares add to σ_s², which keeps
-    q(x_s | x_0) for every η, Lemma 1. Forwards, x_t given x_s and x_0 has the slope σ_t · direction/σ_s² and the std
-    σ_tς/σ_s (ddim-forward). `hat` keeps the direction of η = 1 and takes the noise σ̂ = transition_std, which is larger
-    than Lemma 1 allows: the paper's σ̂ rows, DDPM's σ² = β (App. D.3).
+    The noise is ς = η · bridge.std, Eq. 16 (ddim-sigma), and the direction is √(σ_s² − ς²): the squares add to σ_s²,
+    which keeps q(x_s | x_0) for every η, Lemma 1. Forwards, x_t given x_s and x_0 has the slope σ_t · direction/σ_s²
+    and the std σ_tς/σ_s (ddim-forward). `hat` keeps the direction of η = 1 and takes the noise σ̂ = bridge.forward_std,
+    which is √(1 − ᾱ_t/ᾱ_s) on VP and larger than Lemma 1 allows: the paper's σ̂ rows, DDPM's σ² = β (App. D.3).
 
     Raises:
         ValueError: eta lies outside [0, 1].
@@ -48,9 +34,9 @@ def coefficients(
         raise ValueError(
             f"eta must lie in [0, 1] (0 deterministic, 1 DDPM), got {eta}; for the paper's σ̂ pass hat=True"
         )
-    noise = (1.0 if hat else eta) * posterior_std(path, t, s)
-    direction = (path.sigma(s) ** 2 - noise**2).clamp(min=0).sqrt()
-    return direction, transition_std(path, t, s) if hat else noise
+    noise = (1.0 if hat else eta) * bridge.std
+    direction = (bridge.sigma**2 - noise**2).clamp(min=0).sqrt()
+    return direction, bridge.forward_std if hat else noise
 
 
 def step(
@@ -68,11 +54,11 @@ def step(
     linear path Euler's step along the velocity (fm-ddim). η = 1 is DDPM's ancestral step; `hat` is DDPM's with σ² = β,
     whatever η. One network call.
     """
-    path, t, s = denoiser.path, as_time(t, xt), as_time(s, xt)
-    output = denoiser(xt, t, y)
-    x0, eps = (denoiser.read(quantity, output, xt, t) for quantity in ("x0", "eps"))
-    direction, noise = coefficients(path, t, s, eta, hat)
-    x = path.alpha(s) * x0 + direction * eps
+    t, s = as_time(t, xt), as_time(s, xt)
+    x0, eps = denoiser.readings(denoiser(xt, t, y), xt, t, "x0", "eps")
+    bridge = denoiser.path.bridge(t, s)
+    direction, noise = coefficients(bridge, eta, hat)
+    x = bridge.alpha * x0 + direction * eps
     return x + noise * torch.randn_like(x) if hat or eta > 0 else x
 
 
@@ -116,39 +102,6 @@ def sample(
     """n samples in `steps` network calls: (n, *S)."""
     ts = sub_sequence(denoiser.path, steps, power)
     return last(trajectory(denoiser, denoiser.prior(n), ts, eta, hat, y))
-
-
-def bound_weight(path: GaussianPath, t: Tensor, s: Tensor, eta: float) -> Tensor:
-    """The factor γ of E‖ε − ε_θ‖² in the bound J_σ for the step from t to s, like t: Theorem 1 (ddim-objective).
-
-    w²σ_t²/(2α_t²ς²), where w = α_s − √(σ_s² − ς²) α_t/σ_t is the factor of x_0 in the mean of q(x_s | x_t, x_0). The
-    paper's proof prints 1/(2dς²α_t²), without w² and σ_t²; the theorem needs only that γ > 0. Infinite at η = 0.
-    """
-    direction, noise = coefficients(path, t, s, eta)
-    ratio = path.sigma(t) / path.alpha(t)
-    return ((path.alpha(s) * ratio - direction) / noise) ** 2 / 2
-
-
-def gaussian_std(path: GaussianPath, std: Tensor, ts: Tensor, eta: float = 0.0, hat: bool = False) -> Tensor:
-    """The std of what `trajectory` returns for data N(0, std²) and the ideal network, like std (ddim-variance).
-
-    Everything is linear there: x̂_0 = α_t std²/v_t x and ε̂ = σ_t/v_t x with v_t = α_t²std² + σ_t². So a step multiplies
-    x by a number and adds noise, and variances obey a recursion: the sampler's error in closed form, without a sample.
-    For η = 0, std = 1 and equal angles it is a power of a cosine (ddim-cosine-law); for many steps at η = 0 it tends to
-    the flow's map x_0 = x_T std/√v_T (ddim-gaussian-map).
-    """
-    alpha, sigma = path.alpha(ts), path.sigma(ts)
-    direction, noise = coefficients(path, ts[:-1], ts[1:], eta, hat)  # (S − 1,)
-
-    def gains(k: int) -> tuple[Tensor, Tensor]:
-        total = (alpha[k] * std) ** 2 + sigma[k] ** 2
-        return alpha[k] * std**2 / total, sigma[k] / total
-
-    variance = sigma[0] ** 2 * torch.ones_like(std)
-    for k in range(len(ts) - 1):
-        x0, eps = gains(k)
-        variance = (alpha[k + 1] * x0 + direction[k] * eps) ** 2 * variance + noise[k] ** 2
-    return gains(-1)[0] * variance.sqrt()
 
 
 @sampling

@@ -51,6 +51,15 @@ class DDPM(Denoiser):
         levels: the decoder of the last step: 256 for images on the grid −1 + 2k/255 (Eq. 13), None for a density.
     """
 
+    # tables of step i, (T + 1,), float64, made by the constructor and not saved; the entry at i = 0 is never read
+    beta: Tensor
+    alpha_bar: Tensor
+    weight_x0: Tensor
+    weight_xt: Tensor
+    beta_tilde: Tensor
+    least_variance: Tensor  # β̃_i, and β̃_2 at i = 1
+    sigma_squared: Tensor
+
     def __init__(
         self,
         net: nn.Module,
@@ -70,19 +79,24 @@ class DDPM(Denoiser):
         zero, one = torch.zeros_like(betas[:1]), torch.ones_like(betas[:1])
         beta = torch.cat([zero, betas])
         alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
-        before = torch.cat([one, alpha_bar[:-1]])  # ᾱ_{i−1}; the entry at i = 0 is never read
-        rest = (1 - alpha_bar).clamp(min=betas[0].item())
-        self.register_buffer("beta", beta)  # all (T + 1,), float64
-        self.register_buffer("alpha_bar", alpha_bar)
-        self.register_buffer("weight_x0", before.sqrt() * beta / rest)
-        self.register_buffer("weight_xt", (1 - beta).sqrt() * (1 - before) / rest)
-        self.register_buffer("beta_tilde", (1 - before) / rest * beta)
+        times = torch.arange(len(betas) + 1, dtype=torch.float64, device=betas.device) / len(betas)
+        bridge = self.path.bridge(times[1:], times[:-1])
+        beta_tilde = torch.cat([zero, bridge.std**2])
         # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2; a chain of one
         # step has none, and takes β_1
-        floor = self.beta_tilde.clone()
-        floor[1] = self.beta_tilde[2] if self.steps > 1 else beta[1]
-        self.register_buffer("least_variance", floor)  # β̃_i, and at i = 1 β̃_2, or β_1 where T = 1
-        self.register_buffer("sigma_squared", beta if variance == "large" else self.least_variance)
+        least = beta_tilde.clone()
+        least[1] = beta_tilde[2] if self.steps > 1 else beta[1]
+        tables = {
+            "beta": beta,
+            "alpha_bar": alpha_bar,
+            "weight_x0": torch.cat([zero, bridge.weight_x0]),  # the entry at i = 0 is never read
+            "weight_xt": torch.cat([one, bridge.weight_xt]),
+            "beta_tilde": beta_tilde,
+            "least_variance": least,  # β̃_i, and at i = 1 β̃_2, or β_1 where T = 1
+            "sigma_squared": beta if variance == "large" else least,
+        }
+        for name, table in tables.items():  # all (T + 1,), float64, made by the constructor and not saved
+            self.register_buffer(name, table, persistent=False)
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -219,12 +233,3 @@ class DDPM(Denoiser):
         "small"."""
         beta = self.beta[i]
         return beta**2 / (2 * self.sigma_squared[i] * (1 - beta) * (1 - self.alpha_bar[i]))
-
-
-def gaussian_floor(std: float, alpha_bar: Tensor) -> Tensor:
-    """The least L_simple per dimension that any network can reach on x_0 ~ N(m, std² I), () (ddpm-floor).
-
-    (1/T) Σ_i ᾱ_i s²/(ᾱ_i s² + 1 − ᾱ_i), over ᾱ_1..ᾱ_T: the variance of ε that x_i leaves undecided.
-    """
-    signal = alpha_bar * std**2
-    return (signal / (signal + 1 - alpha_bar)).mean()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +160,8 @@ class FFJORD(Flow):
         options: as of `CNF`: probe, test_probe, rtol, atol, use_adjoint, solver, times.
     """
 
+    bijection: Compose
+
     def __init__(
         self,
         net: nn.Module,
@@ -177,7 +179,7 @@ class FFJORD(Flow):
     @property
     def cnf(self) -> CNF:
         """The flow's last layer."""
-        return self.bijection.layers[-1]
+        return cast(CNF, self.bijection.layers[-1])
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−E log p(x) + λ_K E ∫‖f‖² dt/D + λ_J E ∫‖εᵀ∂f/∂z‖² dt/D: (B, *S) -> (), nats. Labels play no part.

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from gmbook.core.checks import check_count, check_event
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.divergence import divergence
 from gmbook.core.model import sampling
 from gmbook.core.paths import Quantity, VEPath, broadcast
 from gmbook.core.solvers import langevin, last
@@ -26,33 +25,9 @@ Score = Callable[[Tensor], Tensor]
 # One number per example, (B,), summed over dimensions as in the papers; the objective is its mean over data.
 
 
-def _half_square(x: Tensor) -> Tensor:
+def half_square(x: Tensor) -> Tensor:
     """½‖x‖², (B, *S) -> (B,)."""
     return x.square().flatten(1).sum(1) / 2
-
-
-def explicit_score_matching(score: Score, x: Tensor, truth: Score) -> Tensor:
-    """½‖s(x) − ∇log p(x)‖², for a law whose score is known (ncsn-explicit): (B, *S) -> (B,). The Fisher divergence."""
-    return _half_square(score(x) - truth(x))
-
-
-def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
-    """tr ∇s(x) + ½‖s(x)‖² (ncsn-implicit): (B,). Hyvärinen 2005.
-
-    Its mean is the explicit objective's minus ½E‖∇log p‖², which no network changes. D backward passes.
-    """
-    s, trace = divergence(score, x, create_graph=True)
-    return trace + _half_square(s)
-
-
-def sliced_score_matching(score: Score, x: Tensor, v: Tensor) -> Tensor:
-    """vᵀ∇s(x)v + ½‖s(x)‖² (ncsn-sliced): (B,). arXiv:1905.07088. One backward pass.
-
-    Args:
-        v: (B, *S), random directions with E vvᵀ = I: Gaussian or Rademacher. Of *unit* length they estimate tr/D.
-    """
-    s, trace = divergence(score, x, v, create_graph=True)
-    return trace + _half_square(s)
 
 
 def denoising_score_matching(score: Score, x: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
@@ -66,7 +41,7 @@ def denoising_score_matching(score: Score, x: Tensor, sigma: Tensor, eps: Tensor
         eps: (B, *S), draws from N(0, I).
     """
     sigma = broadcast(sigma, x)
-    return _half_square(score(x + sigma * eps) + eps / sigma)
+    return half_square(score(x + sigma * eps) + eps / sigma)
 
 
 # ------------------------------------------------------------------------------------------------------ the model

@@ -4,7 +4,8 @@ dx = f(t) x dt + g(t) dw on any of the book's Gaussian paths (VE, VP, sub-VP are
 path's `noise_rate`.
 
 All samplers below run any `Denoiser`, whatever its network predicts and however it was trained. They start at t_max,
-stop at t_min, and finish with the x_0 reading: the denoising step without which samples keep σ(t_min) of noise.
+stop at t_min, and finish with the x_0 reading: the denoising step without which samples keep σ(t_min) of noise. The
+likelihood along the flow, Eq. 39, is `core.probability_flow.log_likelihood`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from torch import Tensor, nn
 
 from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.divergence import log_likelihood as ode_log_likelihood
-from gmbook.core.gaussians import log_normal
 from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, broadcast
-from gmbook.core.solvers import Field, Solver, dopri5, euler_maruyama, heun, last
+from gmbook.core.probability_flow import flow_field
+from gmbook.core.solvers import Field, Solver, euler_maruyama, heun, last
 
 
 class ScoreSDE(Denoiser):
@@ -60,11 +60,6 @@ class ScoreSDE(Denoiser):
 # ----------------------------------------------------------------------------------------------------- samplers
 
 
-def flow_field(denoiser: Denoiser, y: Tensor | None = None) -> Field:
-    """The probability flow dx/dt = f x − ½g²∇log p_t, Eq. 13 (sde-probability-flow): the `velocity` reading."""
-    return lambda x, t: denoiser.predict("velocity", x, t, y)
-
-
 def reverse_drift(
     denoiser: Denoiser,
     noise: float,
@@ -83,8 +78,7 @@ def reverse_drift(
 
     def drift(x: Tensor, t: Tensor) -> Tensor:
         output = denoiser(x, t, y)
-        score = denoiser.read("score", output, x, t)
-        velocity = denoiser.read("velocity", output, x, t)
+        score, velocity = denoiser.readings(output, x, t, "score", "velocity")
         slope = velocity - noise**2 / 2 * path.noise_rate(t) * score
         if guide is not None:
             slope = slope - (1 + noise**2) / 2 * path.noise_rate(t) * guide(x, t)
@@ -175,30 +169,3 @@ def predictor_corrector(
             step = 4 * (snr * ratio).square().item()  # def-langevin's ε is twice the paper's
             x = x + step / 2 * score + step**0.5 * torch.randn_like(x)  # one Langevin step
     return denoiser.predict("x0", x, ts[-1], y)
-
-
-# --------------------------------------------------------------------------------------------------- likelihood
-
-
-def log_likelihood(
-    denoiser: Denoiser,
-    x: Tensor,
-    ts: Tensor | None = None,
-    probe: Tensor | None = None,
-    solver: Solver = dopri5,
-    y: Tensor | None = None,
-) -> Tensor:
-    """log p(x) of the probability-flow model, nats, (B,). Eq. 39 (ode-likelihood).
-
-    The flow carries x from t_min, as if it were already at that time, to t_max, where the law is taken as N(0,
-    σ(t_max)² I).
-
-    Args:
-        ts: rising times; by default (t_min, t_max).
-        probe: (B, *S) for Hutchinson's trace; None for the exact one.
-    """
-    check_event(x, denoiser.shape)
-    path = denoiser.path
-    ts = torch.tensor([path.t_min, path.t_max], dtype=torch.float64, device=x.device) if ts is None else ts
-    std = path.sigma(ts[-1]).to(x.dtype)
-    return ode_log_likelihood(flow_field(denoiser, y), x, ts, lambda z: log_normal(z, 0.0, std), probe, solver)[0]

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d+)\.json")
@@ -126,6 +126,18 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None] = warnings.warn)
             f"every checkpoint in {folder} is damaged: delete the folder (or choose another) to begin again"
         )
     return None
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """`model.load_state_dict(weights)`, where `weights` may also hold tables that are no longer saved.
+
+    A schedule's tables are buffers that the constructor makes (persistent=False). Checkpoints of before hold them.
+
+    Raises:
+        RuntimeError: the weights are another model's.
+    """
+    tables = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if name not in tables})
 
 
 def _digest(content: bytes, head: dict[str, Any]) -> str:

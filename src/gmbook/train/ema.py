@@ -59,6 +59,7 @@ class EMA:
                     theirs.copy_(mine)
 
     def tensors(self) -> list[Tensor]:
+        """The averaged weights, then the buffers."""
         return [*self.weights.values(), *self.buffers.values()]
 
     def state_dict(self) -> dict[str, Any]:

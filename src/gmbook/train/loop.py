@@ -181,6 +181,11 @@ class State:
 def check_arguments(
     objectives: dict[str, Objective], *, steps: int, accumulate: int = 1, clip: float | None = None, shares: int = 1
 ) -> None:
+    """Refuse numbers that make no sense, and objectives with nothing to train.
+
+    Raises:
+        ValueError: a count is below 1, clip is not positive, or an objective has no parameters.
+    """
     for name, number in {"steps": steps, "accumulate": accumulate, "shares": shares}.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")

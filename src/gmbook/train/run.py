@@ -21,6 +21,7 @@ from gmbook.train import processes
 from gmbook.train.checkpoint import (
     CheckpointError,
     checkpoints,
+    load_weights,
     newest_checkpoint,
     random_state,
     save_checkpoint,
@@ -154,7 +155,7 @@ class _Run:
         if (content["ema"] is None) != (self.ema is None):
             raise CheckpointError(f"{self.folder} was run {'with' if content['ema'] else 'without'} ema: do so again")
         try:
-            self.model.load_state_dict(content["model"])
+            load_weights(self.model, content["model"])
             self.state.load_state_dict(content["train"])
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])

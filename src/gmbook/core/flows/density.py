@@ -70,6 +70,8 @@ class Flow(Model):
             dequantise them, and f takes [0, 1). None: `loss` takes real numbers.
     """
 
+    bijection: Bijection
+
     def __init__(
         self, bijection: Bijection, shape: tuple[int, ...], base: Base | None = None, levels: int | None = None
     ):

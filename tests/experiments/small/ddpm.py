@@ -1,0 +1,15 @@
+"""DDPM, small: what stands in for the GPU budget's network on the CPU."""
+
+from specimen import unet
+
+from gmbook import data
+from gmbook.experiments import ddpm
+from gmbook.papers.ddpm import DDPM
+
+SMALL = {
+    "ddpm": (
+        "mnist",
+        lambda: DDPM(unet(), (1, 8, 8), levels=17),
+        lambda seed, size: ddpm.image_batches(data.digits("train"), seed, size),
+    )
+}
