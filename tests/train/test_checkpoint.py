@@ -104,3 +104,11 @@ def test_what_neither_format_holds_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"model/hook.*function"):
         save_checkpoint(tmp_path, 1, {"model": {"hook": lambda: None}})
     assert not checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{}", "[" * 100_000, '{"sha256": [], "format": 1}'])
+def test_json_of_any_shape_that_is_no_checkpoint_is_called_damaged(content, tmp_path):
+    file = save_checkpoint(tmp_path, 3, {"x": torch.zeros(2)})
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_checkpoint(file)

@@ -1,4 +1,4 @@
-"""A small classifier of digits: the judge of generated ones, and the features in which their distance is measured."""
+"""A small classifier of digits, in whose features the distance of generated ones is measured."""
 
 from __future__ import annotations
 

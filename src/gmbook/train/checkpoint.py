@@ -105,7 +105,7 @@ def read_checkpoint(file: Path) -> tuple[int, dict[str, Any]]:
         if head["format"] != FORMAT:
             raise CheckpointError(f"{file} has format {head['format']}, this gmbook reads format {FORMAT}")
         return head["step"], _join(head["state"], load_tensors(content))
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{file.with_suffix('')} is damaged or incomplete ({error})") from error
 
 
