@@ -8,30 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tools import papers, reference, site
+from book import build
+from book._ext import chapters, ledger, papers, reference
+from tools.ledger import Entry
+
+from gmbook import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-PAPERS = [
-    "VAE",
-    "GAN",
-    "NICE / RealNVP",
-    "Glow",
-    "FFJORD",
-    "DDPM",
-    "DDIM",
-    "Improved DDPM",
-    "NCSN",
-    "Score SDE",
-    "LDM",
-    "Flow Matching",
-    "Rectified Flow",
-    "D3PM",
-    "SEDD",
-    "MDLM",
-    "MAR",
-    "DC-AE",
-]
+CHAPTERS = [chapter for chapter in registry.read().chapters if chapter.arxiv]
+PAPERS = registry.read().papers
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -47,7 +33,7 @@ def tables(page: str) -> list[list[list[str]]]:
 
 
 def test_every_row_has_the_width_of_its_header():
-    for page in ("notation.md", "errata.md", "glossary.md"):
+    for page in ("errata.md", "glossary.md"):
         for header, *rows in tables(page):
             assert rows
             for row in rows:
@@ -56,8 +42,12 @@ def test_every_row_has_the_width_of_its_header():
 
 
 def test_notation_has_a_row_for_each_paper():
-    (table,) = tables("notation.md")
-    assert [row[:2] for row in table[1:]] == [[str(i), name] for i, name in enumerate(PAPERS, 1)]
+    rows = papers.notation().splitlines()[2:]
+    assert len(rows) == len(CHAPTERS)
+    for chapter in CHAPTERS:
+        cells = [str(int(chapter.number)), chapter.name, *chapter.notation]
+        assert len(cells) == 6 and all(cells), chapter.name
+        assert f"| {' | '.join(cells)} |" in rows
 
 
 def test_every_test_that_the_errata_name_exists():
@@ -77,7 +67,7 @@ def test_every_wrong_formula_has_a_source_and_a_test_that_decides():
         assert header[-1] == "the test that decides"
         for row in rows:
             assert re.search(r"\d{4}\.\d{5}|\d{4}\.\d{4}", row[-2]), row
-            assert re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`", row[-1]), row
+            assert re.fullmatch(r"\{test\}`tests/[\w/]+\.py::test_\w+`", row[-1]), row
     assert facts[0][-1] == "what the source says"
 
 
@@ -86,17 +76,17 @@ def test_glossary():
     terms = [row[0].lower() for row in table[1:]]
     assert len(terms) >= 80
     assert len(set(terms)) == len(terms)
-    known = {"language"} | {paper.chapter.partition("_")[2] for paper in papers.read()[1].values()}
+    known = {chapter.key for chapter in registry.read().chapters}
     for term, chinese, meaning, chapter in table[1:]:
-        assert chapter.strip("`") in known, term
+        assert re.fullmatch(r"\{chapter\}`(\w+)`", chapter)[1] in known, term
         assert CHINESE.search(chinese), term
         assert meaning[0].isupper() and meaning.endswith("."), term
 
 
 def test_references():
-    text = (BOOK / "references.bib").read_text(encoding="utf-8")
+    text = papers.bibliography() + (BOOK / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    assert len(entries) == text.count("@") == len(PAPERS) + 1  # NICE and RealNVP share a chapter
+    assert len(entries) == text.count("@") == len(CHAPTERS) + 1  # NICE and RealNVP share a chapter
     assert len({key for key, _ in entries}) == len(entries)
     for key, body in entries:
         fields = dict(re.findall(r"^  (\w+) = \{(.+)\},$", body, re.MULTILINE))
@@ -109,24 +99,20 @@ def test_references():
 # ---------------------------------------------------------------------------------------- the map and the time line
 
 
-def test_the_map_has_the_eighteen_papers_and_their_chapters():
-    """Numbered as in the book, with the arXiv number of the bibliography, and a folder of the name."""
-    chapters = {paper.number: paper for paper in papers.read()[1].values() if paper.chapter}
-    assert sorted(chapters) == [f"{i:02}" for i in range(1, 19)]
-    bibliography = (BOOK / "references.bib").read_text(encoding="utf-8")
-    for number, paper in chapters.items():
-        assert f"eprint = {{{paper.arxiv}}}" in bibliography, paper.name
-        assert paper.chapter == f"{number}_{paper.key}"
-        assert (ROOT / "src" / "gmbook" / "papers" / f"{paper.key}.py").exists()
+def test_every_chapter_has_its_number_model_and_folder():
+    numbers = [chapter.number for chapter in registry.read().chapters]
+    assert len(set(numbers)) == len(numbers) and all(re.fullmatch(r"\d\d", number) for number in numbers)
+    for chapter in CHAPTERS:
+        assert chapter.title and chapter.authors and chapter.venue and chapter.year >= chapter.month[0], chapter.name
+        assert (ROOT / "src" / "gmbook" / "papers" / f"{chapter.key}.py").exists()
     for folder in (ROOT / "chapters").glob("[0-9]*"):
-        assert folder.name == "00_language" or folder.name in {paper.chapter for paper in chapters.values()}
+        assert folder.name in {chapter.chapter for chapter in registry.read().chapters}
 
 
 def test_nobody_builds_on_the_future():
-    known = papers.read()[1]
-    for paper in known.values():
+    for paper in PAPERS.values():
         for older in paper.builds_on:
-            assert known[older].month <= paper.month, f"{paper.name} on {known[older].name}"
+            assert PAPERS[older].month <= paper.month, f"{paper.name} on {PAPERS[older].name}"
 
 
 def contrast(one: str, other: str) -> float:
@@ -142,24 +128,24 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_outputs_are_forgotten_when_what_they_ran_with_changes(tmp_path):
-    build, code, record = tmp_path / "build", tmp_path / "src" / "gmbook" / "a.py", tmp_path / "book" / "results" / "r"
-    kept = build / "executed" / "output"
+    folder, code, record = tmp_path / "build", tmp_path / "src" / "gmbook" / "a.py", tmp_path / "book" / "results" / "r"
+    kept = folder / "executed" / "output"
     for path in (code, record, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
-    assert site.forget_old_runs(build, tmp_path) and not kept.exists()  # nobody knows what these ran with
+    assert build.forget_old_runs(folder, tmp_path) and not kept.exists()  # nobody knows what these ran with
     for change in (None, code, record):
         kept.parent.mkdir(exist_ok=True)
         kept.write_text("1")
         if change is not None:
             change.write_text("2")
-        assert site.forget_old_runs(build, tmp_path) == (change is not None)
+        assert build.forget_old_runs(folder, tmp_path) == (change is not None)
         assert kept.exists() == (change is None)
 
 
 def test_the_map_is_legible():
     """Letters stand off from their box; no two boxes overlap; every box has its link and every edge its ends."""
-    families, known = papers.read()
+    families, known = registry.read().families, PAPERS
     assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
     for family in families.values():
         assert contrast(family.colour, family.ink) >= 4.5, family.name
@@ -174,13 +160,12 @@ def test_the_map_is_legible():
     assert drawn.count("<a href=") == len(known)
     assert drawn.count("data-older=") == sum(len(paper.builds_on) for paper in known.values())
     for paper in known.values():
-        aim = paper.text() or "timeline.html#paper-" + paper.key.replace("_", "-")
+        aim = paper.text(ROOT) or "timeline.html#paper-" + paper.key.replace("_", "-")
         assert f'<a href="{aim.replace(".md", ".html")}"' in drawn, paper.name
 
 
 def test_no_line_of_the_map_runs_behind_a_box_that_is_not_its_own():
-    _, known = papers.read()
-    corners, _ = papers.places(known)
+    corners, _ = papers.places(PAPERS)
     drawn = re.findall(r'<path d="([^"]+)" data-older="(\w+)" data-newer="(\w+)"', papers.drawn())
     assert len(drawn) > 50
     for path, older, newer in drawn:
@@ -195,7 +180,7 @@ def test_no_line_of_the_map_runs_behind_a_box_that_is_not_its_own():
 
 def test_the_time_line_says_what_the_map_draws():
     page = papers.timeline()
-    known = papers.read()[1]
+    known = PAPERS
     for paper in known.values():
         (line,) = [row for row in page.split("\n(") if row.startswith(f"paper-{paper.key.replace('_', '-')})=")]
         assert paper.claim in line and f"https://arxiv.org/abs/{paper.arxiv}" in line
@@ -255,32 +240,72 @@ def test_a_tests_source_has_labels():
 # --------------------------------------------------------------------------------------- what the site puts into pages
 
 
-def test_the_table_of_contents_has_a_place_for_every_page():
-    """Chapters before their exercises; the results page where it exists; a page that nobody placed comes last."""
-    names = ["index.md", "ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
-    names += ["chapters/06_ddpm/exercises.md", "chapters/06_ddpm/ddpm.md", "chapters/01_vae/vae.md"]
-    listed = site.contents({Path(name): b"" for name in names})
-    order = [line for line in listed.splitlines() if line.endswith(".md")]
-    assert order[:3] == ["chapters/01_vae/vae.md", "chapters/06_ddpm/ddpm.md", "chapters/06_ddpm/exercises.md"]
-    assert order[3:] == ["ledger.md", "results.md", "notation.md", "api/index.md", "new.md"]
+def test_the_table_of_contents_has_the_parts_and_every_text(tmp_path):
+    """In the register's order, chapters before their exercises; what is not written has no place."""
+    for name in ("06_ddpm/exercises.md", "06_ddpm/ddpm.md", "01_vae/vae.md", "11_latent_diffusion/latent_diffusion.md"):
+        (tmp_path / "chapters" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "chapters" / name).write_text("")
+    (tmp_path / "chapters" / "16_mdlm").mkdir()
+    lines = [line for line in chapters.contents(tmp_path).splitlines() if line.startswith((":caption", "/"))]
+    assert lines == [
+        ":caption: Latents and games",
+        "/chapters/01_vae/vae",
+        ":caption: Denoising",
+        "/chapters/06_ddpm/ddpm",
+        "/chapters/06_ddpm/exercises",
+        ":caption: Images at scale",
+        "/chapters/11_latent_diffusion/latent_diffusion",
+    ]
 
 
-def test_a_term_is_linked_to_its_chapter_once_that_is_written():
-    row = "| score | 分数 | The gradient. | `{}` |"
-    assert site.with_chapters(row.format("ddpm")).endswith("| [06 · DDPM](chapters/06_ddpm/ddpm.md) |")
-    assert site.with_chapters(row.format("language")).endswith("(chapters/00_language/language.md) |")
-    planned = [paper for paper in papers.read()[1].values() if paper.chapter and not paper.text()]
-    for paper in planned:
-        name = paper.chapter.partition("_")[2]
-        assert site.with_chapters(row.format(name)).endswith(f"| {paper.number} · {paper.name} |")
+SITE = """# A page
+
+{chapter}`ddpm` and {chapter}`nobody`.
+
+{test}`tests/papers/test_glow.py::test_temperature`
+
+{count}`checks`
+
+```{papers-timeline}
+```
+
+```{ledger}
+```
+
+```{papers-map}
+```
+"""
 
 
-def test_a_page_that_loses_its_mark_stops_the_build():
-    with pytest.raises(SystemExit, match="<!-- map -->"):
-        site.replaced("# gmbook", "<!-- map -->", "a map")
+def test_directives_and_roles(tmp_path, monkeypatch):
+    """A page with all of them, built by Sphinx: links lead where they should, headings are the page's own."""
+    from sphinx.application import Sphinx
+
+    source, out = tmp_path / "source", tmp_path / "out"
+    pages = {"index.md": SITE, "chapters/06_ddpm/ddpm.md": "# DDPM\n", "timeline.md": "# T\n"}
+    for name, text in pages.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    planned = registry.Paper("nobody", "Nobody", "", part="Ground", chapter="99_nobody")
+    known = registry.read()
+    changed = registry.Registry(known.parts, known.families, known.entries | {"nobody": planned})
+    monkeypatch.setattr(registry, "read", lambda: changed)
+    stated = Entry("vae-bound", "a", 0, ["06_ddpm/ddpm.md"], [], [])
+    monkeypatch.setattr(ledger, "collect", lambda: {"vae-bound": stated})
+    own = [f"book._ext.{name}" for name in ("chapters", "ledger", "papers", "reference")]
+    extensions = ["myst_parser", "sphinx_design", "sphinx.ext.autodoc", *own]
+    options = {"extensions": extensions, "myst_enable_extensions": ["dollarmath"], "html_theme": "basic"}
+    app = Sphinx(source, None, out, tmp_path / "trees", "html", options, status=None, warning=None, freshenv=True)
+    app.build()
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert re.search(r'<a [^>]*href="chapters/06_ddpm/ddpm.html"[^>]*><span class="doc">06 · DDPM</span></a>', html)
+    assert "99 · Nobody" in html and "nobody.html" not in html
+    address = "tests/papers/test_glow.html#test-papers-test-glow-test-temperature"
+    assert f'href="{address}">test_<wbr>temperature<wbr>' in html
+    assert f"<p>{ledger.counts()['checks']}</p>" in html
+    assert "<h2>2013" in html and 'id="ledger-vae-bound"' in html and '<figure class="gm-map"' in html
 
 
-def test_the_errata_lead_to_the_sources_of_their_tests():
-    page = site.with_tests((BOOK / "errata.md").read_text(encoding="utf-8"))
-    assert "`tests/" not in page
-    assert "[test_<wbr>temperature](#test-papers-test-glow-test-temperature)" in page
+def test_the_errata_name_their_tests_as_links():
+    page = (BOOK / "errata.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\{test\})`tests/", page)

@@ -30,7 +30,7 @@ DOORS = {
     "course": {"core", "networks", "papers", *LABORATORY, "course"},
 }
 ARCHITECTURE_IS_THE_PAPER = {f"{key}.py" for key, entry in registry.read().entries.items() if entry.architecture}
-THIRD_PARTY = {"core": {"torch"}, "networks": {"torch"}}
+THIRD_PARTY = {"core": {"torch", "ot"}, "networks": {"torch"}}  # ot for the optimal pairing alone
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 READS_ONE_FILE = "efficientnet.py"  # weights that exist in torch's format only, known by their SHA-256
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from book._ext import ledger as pages
 from tools import ledger
 
 
@@ -69,11 +70,11 @@ def test_the_page_shows_every_stated_equation():
         ),
         "vae-later": ledger.Entry("vae-later", "b", 0, [], [], ["tests/papers/test_t.py::test_b"]),
     }
-    page = ledger.page(book)
+    page = pages.page(book)
     assert "1 claims, 1 of them tested, 1 named by the function" in page
     assert "(ledger-vae-bound)=" in page and "{eq}`vae-bound`" in page and "\n$$\na\n$$\n" in page
     assert "{py:obj}`papers.vae.VAE._elbo <gmbook.papers.vae.VAE>`" in page
-    assert "[test_<wbr>a](#test-papers-test-t-test-a)" in page
+    assert "{test}`tests/papers/test_t.py::test_a`" in page
     assert "vae-later" not in page
 
 

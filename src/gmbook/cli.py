@@ -16,6 +16,7 @@ from gmbook.course import cli as course
 from gmbook.data import download
 from gmbook.experiments import results, runs
 from gmbook.experiments.base import Experiment, default_budget
+from gmbook.metrics.metric import to_json
 from gmbook.train import processes
 from gmbook.train.checkpoint import write_atomically
 
@@ -97,7 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
     torch.manual_seed(0)
     report = experiment.evaluate(runs.load(experiment, arguments.run), arguments.n)
-    print(json.dumps(report, indent=1, ensure_ascii=False))
+    print(json.dumps(to_json(report), indent=1, ensure_ascii=False))
     return 0
 
 

@@ -57,7 +57,7 @@ def device() -> Finding:
     if torch.cuda.is_available():
         where = f"GPU {torch.cuda.get_device_name(0)}"
     elif torch.backends.mps.is_available():
-        where = "Apple GPU"
+        where = "CPU: Apple's GPU is not used, as the book computes in float64 too, which it does not have"
     else:
         where = "CPU, no GPU found"
     return Finding(True, f"torch {torch.__version__} on {where}")

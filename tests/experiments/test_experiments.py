@@ -20,6 +20,7 @@ from gmbook import data, experiments
 from gmbook.core.model import Objective
 from gmbook.experiments import results, runs
 from gmbook.experiments.base import Experiment, Unknown
+from gmbook.metrics.metric import Metric
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers.improved_ddpm import ImprovedDDPM
 from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
@@ -125,10 +126,12 @@ def home(tmp_path):
 def test_a_record_holds_what_was_run_and_names_no_machine(home):
     record = results.record(SMALL, home / "run", root=home)
     assert record.content == results.read(SMALL, home).content
-    assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "metrics"} <= set(record.content)
+    assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "final_loss"} <= set(
+        record.content
+    )
     assert record.content["command"] == "gmbook train vae digits --budget laptop --steps 4"
     assert results.command(SMALL, SMALL.recipe.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
-    assert record.content["seconds"] >= 0 and record.content["final loss"]["loss"] > 0
+    assert record.content["seconds"] >= 0 and record.content["final_loss"]["loss"] > 0
     text = (record.folder / "record.json").read_text()
     assert socket.gethostname() not in text and str(home) not in text
     for picture in ("loss.png", "samples.png"):
@@ -149,13 +152,14 @@ def test_the_seconds_of_a_toy_are_those_of_its_table(home):
 
 
 def test_records_made_at_once_all_stand_in_the_manifest(tmp_path):
-    names = [f"run-{i}" for i in range(60)]
+    made = {f"run{i}": {"record.json": b"{}", results.WEIGHTS: f"weights {i}".encode()} for i in range(40)}
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda name: results._manifest(tmp_path, name, name.encode()), names))
-    kept = json.loads((tmp_path / "manifest.json").read_text())
+        list(pool.map(lambda item: results._commit(replace(SMALL, paper=item[0]), item[1], tmp_path), made.items()))
+    kept = json.loads((tmp_path / "data" / "pretrained" / "manifest.json").read_text())
     assert {name: entry["sha256"] for name, entry in kept.items()} == {
-        name: hashlib.sha256(name.encode()).hexdigest() for name in names
+        f"{name}-digits-laptop": hashlib.sha256(files[results.WEIGHTS]).hexdigest() for name, files in made.items()
     }
+    assert not list((tmp_path / "book" / "results" / ".staged").iterdir())
 
 
 def test_the_same_command_and_seed_give_the_same_record(home):
@@ -163,7 +167,8 @@ def test_the_same_command_and_seed_give_the_same_record(home):
 
     def evaluate(model, n):
         x = data.binarise(data.digits("test").x[:n], 17)
-        return {"negative ELBO": -model.elbo(x).mean().item(), "mean of samples": model.sample(n).mean().item()}
+        bound, drawn = -model.elbo(x).mean().item(), model.sample(n).mean().item()
+        return [Metric("negative_elbo", bound, unit="nats"), Metric("mean_of_samples", drawn)]
 
     experiment, told, files = replace(SMALL, evaluate=evaluate), [], []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):

@@ -12,11 +12,18 @@ from gmbook import data
 from gmbook.experiments import ddpm, flow_matching, gan, realnvp, vae
 from gmbook.experiments.images import CLASSES, balanced, centred
 from gmbook.metrics import efficientnet, images
+from gmbook.metrics.metric import Metric, by_key
 from gmbook.networks.unet import UNet
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.flow_matching import FlowMatching
 
-DISTANCE = "Fréchet distance of EfficientNet-Lite0 features"
+DISTANCE = "efficientnet_frechet_distance"
+
+
+def above_the_floor(report: dict[str, Metric], samples: int) -> bool:
+    """Whether there is a distance, of so many samples, and it is above that of real images."""
+    distance = report[DISTANCE]
+    return distance.value > distance.floor > 0 and distance.protocol.samples == samples
 
 
 class Gaussian:
@@ -51,34 +58,34 @@ def test_flow_matching_on_cifar10_is_reported_whole(cheap):
     net = UNet(3, width=8, multipliers=(1,), classes=CLASSES, drop=0.1, patch=8)
     model = FlowMatching(net, (3, 32, 32)).eval()
     x = centred(data.cifar10("test").x[:12])
-    report = flow_matching.evaluate_cifar10(model, 12)
-    value = report["bits/dim given the label, 12 test images, one probe"]
+    report = by_key(flow_matching.evaluate_cifar10(model, 12))
+    found = report["bits_per_dim"]
     mean_square = x.square().mean().item()  # −log N(x; 0, I) = D (log 2π + x²)/2, and pixels of width 2/256
     expected = (math.log(2 * math.pi) + mean_square) / 2 / math.log(2) + 7
-    assert value == pytest.approx(expected, abs=0.01)
-    assert report["bits/dim of a full-covariance Gaussian of the pixels, same images"] == 4
-    assert report[DISTANCE] > report["the same, real against real"] > 0
-    assert "guidance s = 1.5" in report["sampling"] and report["samples"] == 12
+    assert found.value == pytest.approx(expected, abs=0.01)
+    assert (found.protocol.data, found.protocol.examples) == ("CIFAR-10, test", 12)
+    assert found.baselines == {"pixel_gaussian": 4}
+    assert above_the_floor(report, 12) and "guidance s = 1.5" in report[DISTANCE].protocol.sampler
 
 
 def test_realnvp_on_cifar10_is_reported_whole(cheap):
     torch.manual_seed(0)
     model = realnvp.model((3, 32, 32), width=4, blocks=0, scales=1).eval()
-    report = realnvp.evaluate_cifar10(model, 10)
-    after, plain = (
-        report[f"bits/dim of a full-covariance Gaussian {where}, same images"]
-        for where in ("after the same preprocessing", "of the pixels")
-    )
+    report = by_key(realnvp.evaluate_cifar10(model, 10))
+    found = report["bits_per_dim_bound"]
+    after, plain = found.baselines["gaussian_after_logit"], found.baselines["pixel_gaussian"]
     assert (after, plain) == (pytest.approx(3.05), 4)
-    assert 4 < report["bits/dim, bound, 10 test images, alpha = 0.05"] < 9  # an untrained flow knows nothing
-    assert report["samples"] == 10 and report[DISTANCE] > report["the same, real against real"]
+    assert 4 < found.value < 9  # an untrained flow knows nothing
+    assert found.protocol.setting == "alpha = 0.05" and found.protocol.examples == 10
+    assert above_the_floor(report, 10)
 
 
 def test_gan_on_mnist_is_reported_whole(small_images):
     torch.manual_seed(0)
-    report = gan.evaluate(gan.model((1, 28, 28), 4).eval(), 50)
-    assert report["classifier Fréchet distance"] > 2 * report["the same, real against real"]
-    assert sum(report["class histogram"]) == 50 and report["precision"] < 0.2
+    report = by_key(gan.evaluate(gan.model((1, 28, 28), 4).eval(), 50))
+    distance = report["classifier_frechet_distance"]
+    assert distance.value > 2 * distance.floor
+    assert sum(report["class_counts"].value) == 50 and report["precision"].value < 0.2
 
 
 def test_vae_on_cifar10_is_reported_whole(cheap):
@@ -87,13 +94,15 @@ def test_vae_on_cifar10_is_reported_whole(cheap):
     for layer in (model.encoder.last, model.decoder.body.rest[-1]):
         torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
     model.likelihood.log_std.data.fill_(math.log(0.5))
-    report = vae.evaluate_cifar10(model, 12)
+    report = by_key(vae.evaluate_cifar10(model, 12))
     mean_square = centred(data.cifar10("test").x[:12]).square().mean().item()
     expected = (math.log(2 * math.pi * 0.25) + mean_square / 0.25) / 2 / math.log(2) + 7
-    assert report["bits/dim, bound, 12 test images, 10 draws"] == pytest.approx(expected, abs=0.01)
-    assert report["bits/dim, IWAE bound, k = 100, 12 test images"] == pytest.approx(expected, abs=0.01)
-    assert report["active units"] == 0 and report["samples"] == 12
-    assert report["bits/dim of a full-covariance Gaussian of the pixels, same images"] == 4
+    bound, tighter = report["bits_per_dim_bound"], report["bits_per_dim_iwae"]
+    assert bound.value == pytest.approx(expected, abs=0.01) and tighter.value == pytest.approx(expected, abs=0.01)
+    assert (bound.protocol.draws, tighter.protocol.draws) == (10, 100)
+    assert (bound.protocol.examples, tighter.protocol.examples) == (12, 12)
+    assert report["active_units"].value == 0 and above_the_floor(report, 12)
+    assert bound.baselines == {"pixel_gaussian": 4}
     assert vae.sample_colours(model, torch.zeros(3)).unique().tolist() == pytest.approx(
         [1 / 255], abs=1e-6
     )  # the level of 0
@@ -101,14 +110,14 @@ def test_vae_on_cifar10_is_reported_whole(cheap):
 
 def test_gan_on_cifar10_is_reported_whole(cheap):
     torch.manual_seed(0)
-    report = gan.evaluate_cifar10(gan.model((3, 32, 32), 4).eval(), 12)
-    assert report["samples"] == 12 and report[DISTANCE] > report["the same, real against real"] > 0
+    report = by_key(gan.evaluate_cifar10(gan.model((3, 32, 32), 4).eval(), 12))
+    assert above_the_floor(report, 12)
 
 
 def test_ddpm_on_cifar10_is_reported_whole(cheap):
     torch.manual_seed(0)
     net = UNet(3, width=8, multipliers=(1,), classes=CLASSES, drop=0.1, patch=8)
     model = DDPM(net, (3, 32, 32), steps=60, clip=1.0, levels=256).eval()
-    report = ddpm.evaluate_cifar10(model, 12)
-    assert report["bits/dim, bound given the label, 12 test images"] > 8  # it predicts no noise: worse than uniform
-    assert report[DISTANCE] > report["the same, real against real"] and "guidance s = 1.5" in report["sampling"]
+    report = by_key(ddpm.evaluate_cifar10(model, 12))
+    assert report["bits_per_dim_bound"].value > 8  # it predicts no noise: worse than uniform
+    assert above_the_floor(report, 12) and "guidance s = 1.5" in report[DISTANCE].protocol.sampler

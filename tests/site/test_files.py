@@ -10,7 +10,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from tools import ledger, papers
+from book._ext import papers, reference
+from book._ext.ledger import public
+from tools import ledger
 
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
 # An exercise sheet is shown with its blanks, and not run.
@@ -122,10 +124,10 @@ def test_the_ledger_lists_every_equation(html):
         if f"ledger-{entry.label}" not in found.ids:
             missing.append(entry.label)
         for name in entry.functions:
-            if not any(link.endswith("#" + place(ledger.public(name))) for link in found.links):
+            if not any(link.endswith("#" + place(public(name))) for link in found.links):
                 missing.append(f"{entry.label}: {name}")
         for test in entry.tests:
-            if not any(link.endswith("#" + ledger.target(test)) for link in found.links):
+            if not any(link.endswith("#" + reference.target(test)) for link in found.links):
                 missing.append(f"{entry.label}: {test}")
     assert not missing, "\n".join(missing)
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmbook.core.chains import categorical
-from gmbook.core.model import Model
-from gmbook.core.tokens import Network, check_tokens
+from gmbook.core.checks import check_count
+from gmbook.core.model import Model, sampling
+from gmbook.core.tokens import Network, check_emitted, check_tokens
 
 
 class Autoregressive(Model):
@@ -40,13 +41,8 @@ class Autoregressive(Model):
             ValueError: the network's output has another shape.
         """
         read = F.pad(tokens[:, :-1], (1, 0), value=self.vocab)
-        logits = self.net(read, torch.zeros(len(read), device=read.device), y)
-        if logits.shape != (*tokens.shape, self.vocab):
-            raise ValueError(
-                f"the network must return (B, L, V) = {(*tokens.shape, self.vocab)}, got {tuple(logits.shape)}: "
-                "it reads the start token but does not emit it"
-            )
-        return logits
+        logits = self.net(read, torch.zeros(len(read), device=read.device), self.labels(y, len(read)))
+        return check_emitted(logits, tokens, self.vocab, "start")
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x) = Σ_l log p(x^l | x^{<l}), exact, in one network call: (B, L) -> (B,), nats (mdlm-chain-rule).
@@ -61,11 +57,10 @@ class Autoregressive(Model):
         """−log p(x) / L, the mean over the batch: (), nats per token."""
         return -self.log_prob(x, y).mean() / x.shape[1]
 
-    @torch.no_grad()
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """n samples, (n, L), from left to right: L network calls, each on all that is there so far."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count("n", n)
         x = torch.empty(n, 0, dtype=torch.int64, device=self.device)
         for _ in range(self.shape[0]):
             logits = self(F.pad(x, (0, 1)), y)[:, -1]  # the padding is not read

@@ -20,12 +20,21 @@ from torch import Tensor, nn
 
 
 def categorical(probabilities: Tensor) -> Tensor:
-    """One draw per row of unnormalised probabilities, (..., V) -> (...), int64.
+    """One draw per row of unnormalised finite weights with a positive sum, (..., V) -> (...), int64.
 
     An exponential race argmax_v p_v/E_v (the Gumbel trick), in float64: in float32 the largest Gumbel is 16.6, so
     that small probabilities are never drawn (mdlm-float32-race), which sharpens the samples (Zheng et al. 2024,
     arXiv:2409.02908).
+
+    Raises:
+        ValueError: a row is no law: it holds NaN, an infinity or a negative weight, or zeros only.
     """
+    total, least = probabilities.sum(-1), probabilities.amin(-1)
+    if not bool(((total > 0) & (total < torch.inf) & (least >= 0)).all()):
+        raise ValueError(
+            "cannot draw: a row of probabilities is not finite, has a negative entry or sums to 0; has the network "
+            "gone to NaN?"
+        )
     race = torch.empty_like(probabilities, dtype=torch.float64).exponential_()
     return (probabilities / race).argmax(-1)
 
@@ -84,6 +93,22 @@ class MarkovChain(nn.Module, ABC):
         weights = self.arrival(xt, alpha_bar_t, alpha_bar_s) * self.transition(origins, alpha_bar_s)
         return weights / weights.sum(-1, keepdim=True)
 
+    def kernel_matrix(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
+        """Q with entries q(x_t = w | x_s = v), rows v, columns w: (states, states), float64, for two scalar moments."""
+        every = torch.arange(self.states, device=self.stationary.device)[None]  # one sequence of all tokens
+        return self.transition(every, torch.as_tensor(alpha_bar_t), alpha_bar_s)[0]
+
+    def posterior_matrices(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
+        """q(x_s = u | x_t = w, x_0 = v) as one matrix for each w, rows v, columns u: (states, V, states), float64.
+
+        is Q_s[v, u] Q_t|s[u, w]/Q_t[v, w] (d3pm-posterior). A pair (w, v) that the chain cannot produce is NaN.
+        D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
+        D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
+        """
+        first = self.kernel_matrix(1.0, alpha_bar_s)[: self.vocab]  # (V, states), from x_0 to x_s
+        joint = first * self.kernel_matrix(alpha_bar_s, alpha_bar_t).T[:, None]  # (x_t, x_0, x_s)
+        return joint / joint.sum(-1, keepdim=True)
+
     def prior(self, alpha_bar: Tensor) -> Tensor:
         """The law of x_t when the data tokens are uniform, () or (B,) -> (..., states); reverse chains start there.
 
@@ -99,6 +124,12 @@ class MarkovChain(nn.Module, ABC):
 def _column(alpha_bar: Tensor | float, like: Tensor) -> Tensor:
     """alpha_bar, () or (B,), as float64 (1 or B, 1, 1)."""
     return torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).reshape(-1, 1, 1)
+
+
+def _kept(alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float, like: Tensor) -> Tensor:
+    """ᾱ_t/ᾱ_s, the probability of no jump from s to t: (1 or B, 1, 1). 1 at equal moments, at ᾱ = 0 too: no time."""
+    after, before = _column(alpha_bar_t, like), _column(alpha_bar_s, like)
+    return torch.where(after == before, 1.0, after / before)
 
 
 class Chain(MarkovChain):
@@ -140,12 +171,12 @@ class Chain(MarkovChain):
         return f"states={self.states}, vocab={self.vocab}"
 
     def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
-        ratio = _column(alpha_bar_t, x) / _column(alpha_bar_s, x)
+        ratio = _kept(alpha_bar_t, alpha_bar_s, x)
         weights = self.law(x)
         return ratio * weights + (1 - ratio) * weights.sum(-1, keepdim=True) * self.stationary
 
     def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
-        ratio = _column(alpha_bar_t, x) / _column(alpha_bar_s, x)
+        ratio = _kept(alpha_bar_t, alpha_bar_s, x)
         return ratio * self.law(x) + (1 - ratio) * self.stationary[x][..., None]
 
     def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -169,7 +200,7 @@ class Chain(MarkovChain):
 
         e^{−ΔσQ} s of SEDD's Tweedie step, for both chains (sedd-tweedie).
         """
-        ratio = _column(alpha_bar_t, scores) / _column(alpha_bar_s, scores)
+        ratio = _kept(alpha_bar_t, alpha_bar_s, scores)
         return (scores - (1 - ratio) * scores.sum(-1, keepdim=True) * self.stationary) / ratio
 
 

@@ -8,8 +8,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import Model, check_event
-from gmbook.core.paths import GaussianPath, Quantity, broadcast, check_time
+from gmbook.core.checks import as_time, check_output
+from gmbook.core.model import Model
+from gmbook.core.paths import GaussianPath, Quantity, broadcast
 
 D = TypeVar("D", bound="Denoiser")
 
@@ -33,12 +34,18 @@ class Denoiser(Model):
     def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The network's output for x_t (B, *S), t () or (B,), y (B,) or None: (B, *S), the quantity `predicts`.
 
+        t may be whatever `as_time` takes, on any device, and y whatever `labels` takes.
+
         Raises:
-            TypeError, ValueError: x_t is not a floating batch of the event shape, or t lies outside [0, 1].
+            TypeError, ValueError: x_t, t or y is not what the model is for, or the network returns another shape.
         """
-        check_event(xt, self.shape)
-        check_time(t)
-        return self.net(xt, t.to(xt.dtype).expand(len(xt)), y)
+        return check_output(self.output(xt, t, y), xt.shape)
+
+    def output(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """What the network returns for x_t, t and y once these are checked, whatever its shape."""
+        self.check(xt)
+        t = as_time(t, xt)
+        return self.net(xt, t.to(xt.dtype).expand(len(xt)), self.labels(y, len(xt)))
 
     def read(self, quantity: Quantity, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """Another reading of an output that is already computed: (B, *S). Samplers use it to call the network once."""

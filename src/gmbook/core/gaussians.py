@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import check_event
+from gmbook.core.checks import check_event
 
 
 def log_normal(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
@@ -89,6 +89,11 @@ class GaussianMixture(nn.Module):
         ValueError: shapes disagree, or a weight or variance is not positive.
     """
 
+    weights: Tensor  # (K,)
+    means: Tensor  # (K, D)
+    variances: Tensor  # (K, 1) if C_k = v_k I, else (K, D)
+    axes: Tensor | None  # (K, D, D)
+
     def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, axes: Tensor | None = None):
         super().__init__()
         components = len(weights)
@@ -104,8 +109,8 @@ class GaussianMixture(nn.Module):
         if variances.shape[1] not in (1, means.shape[1]):
             raise ValueError(f"variances must be (K,) or (K, {means.shape[1]}), got {tuple(variances.shape)}")
         self.register_buffer("weights", weights / weights.sum())
-        self.register_buffer("means", means)  # (K, D)
-        self.register_buffer("variances", variances.contiguous())  # (K, 1) if C_k = v_k I, else (K, D)
+        self.register_buffer("means", means)
+        self.register_buffer("variances", variances.contiguous())
         self.register_buffer("axes", axes)
 
     @classmethod

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.divergence import log_likelihood as ode_log_likelihood
 from gmbook.core.gaussians import log_normal
-from gmbook.core.model import check_event
 from gmbook.core.solvers import Field, Solver, dopri5
 
 

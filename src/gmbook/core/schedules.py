@@ -146,7 +146,7 @@ class TableSchedule(Schedule):
         super().__init__()
         if betas.ndim != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError("betas must be a vector (T,) with entries in (0, 1]")
-        log_alpha_bars = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas.double()).cumsum(0)])
+        log_alpha_bars = torch.cat([betas.new_zeros(1).double(), torch.log1p(-betas.double()).cumsum(0)])
         self.register_buffer("alpha_bars", log_alpha_bars.exp(), persistent=False)
         self.register_buffer("moves", -torch.expm1(log_alpha_bars), persistent=False)
 

@@ -21,8 +21,15 @@ Norm = Callable[[Tensor], Tensor]
 
 
 def last(states: Iterable[Tensor]) -> Tensor:
-    """The last of the yielded states."""
-    return deque(states, maxlen=1)[0]
+    """The last of the yielded states.
+
+    Raises:
+        ValueError: there is none.
+    """
+    end = deque(states, maxlen=1)
+    if not end:
+        raise ValueError("no step was taken: give a start and at least one more time, or at least one step")
+    return end[0]
 
 
 # ------------------------------------------------------------------------------------------- fixed steps, ODEs

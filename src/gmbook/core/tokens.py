@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gmbook.core.chains import MarkovChain, categorical
+from gmbook.core.checks import as_time, check_count
 from gmbook.core.model import Model
-from gmbook.core.paths import check_time
 from gmbook.core.schedules import Schedule
 
 Network = Callable[
@@ -17,19 +17,40 @@ Network = Callable[
 ]  # (B, L) int64, (B,), y -> (B, L, V); a module or a function
 
 
-def check_tokens(x: Tensor, shape: tuple[int, ...], states: int) -> None:
+def check_tokens(
+    x: Tensor, shape: tuple[int, ...], states: int, look: Callable[[Tensor], bool] = lambda x: not x.is_meta
+) -> None:
     """Refuse what is not a batch (B, *shape) of int64 tokens in 0..states − 1.
 
+    Args:
+        look: whether to look at the values now, such as a `Watch`; always, by default.
+
     Raises:
-        TypeError: x is not int64.
+        TypeError: x is no tensor, or not int64.
         ValueError: x has another event shape, or a token is out of range.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected int64 tokens, got {type(x).__name__}: torch.as_tensor(x) makes a tensor")
     if x.dtype != torch.int64:
         raise TypeError(f"expected int64 tokens, got {x.dtype}: use x.long() on whole numbers, or quantise first")
     if x.shape[1:] != shape:
         raise ValueError(f"expected tokens of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
-    if x.numel() and not (0 <= int(x.min()) and int(x.max()) < states):
+    if x.numel() and look(x) and not (0 <= int(x.min()) and int(x.max()) < states):
         raise ValueError(f"tokens must lie in 0..{states - 1}, got values from {int(x.min())} to {int(x.max())}")
+
+
+def check_emitted(output: Tensor, tokens: Tensor, vocab: int, special: str = "mask") -> Tensor:
+    """A network's output for tokens (B, L), if it is (B, L, V).
+
+    Raises:
+        ValueError: it is not.
+    """
+    if output.shape != (*tokens.shape, vocab):
+        raise ValueError(
+            f"the network must return (B, L, V) = {(*tokens.shape, vocab)}, got {tuple(output.shape)}: "
+            f"it reads the {special} token but does not emit it"
+        )
+    return output
 
 
 class TokenModel(Model):
@@ -60,27 +81,20 @@ class TokenModel(Model):
         Raises:
             TypeError, ValueError: x_t is no batch of tokens, t lies outside [0, 1], or the network's shape is wrong.
         """
-        check_tokens(xt, self.shape, self.chain.states)
-        check_time(t)
+        check_tokens(xt, self.shape, self.chain.states, self.watch)
+        t = as_time(t, xt)
         dtype = next((p.dtype for p in self.parameters()), t.dtype)  # an ideal network takes t in full precision
-        output = self.net(xt, t.to(dtype).expand(len(xt)), y)
-        if output.shape != (*xt.shape, self.chain.vocab):
-            raise ValueError(
-                f"the network must return (B, L, V) = {(*xt.shape, self.chain.vocab)}, got {tuple(output.shape)}: "
-                "it reads the mask token but does not emit it"
-            )
-        return output
+        output = self.net(xt, t.to(dtype).expand(len(xt)), self.labels(y, len(xt)))
+        return check_emitted(output, xt, self.chain.vocab)
 
     def corrupt(self, x: Tensor, t: Tensor) -> Tensor:
         """One draw of x_t given x_0 = x, for t () or (B,): (B, L) -> (B, L)."""
-        check_tokens(x, self.shape, self.chain.vocab)
-        check_time(t)
-        return self.chain.corrupt(x, self.schedule.alpha_bar(t))
+        check_tokens(x, self.shape, self.chain.vocab, self.watch)
+        return self.chain.corrupt(x, self.schedule.alpha_bar(as_time(t, x)))
 
     def prior(self, n: int) -> Tensor:
         """n draws of x_1, where sampling starts: (n, L)."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count("n", n)
         law = self.chain.prior(self.schedule.alpha_bar(self.moment(1.0)))
         return categorical(law.expand(n, *self.shape, -1))
 
@@ -99,6 +113,7 @@ class TokenModel(Model):
         Args:
             times: the number of intervals of [0, 1], one draw of (t, x_t) in each: the cost in network calls.
         """
+        check_count("times", times)
         check_tokens(x, self.shape, self.chain.vocab)
         total = self.prior_kl(x)
         for k in range(times):
@@ -117,6 +132,14 @@ class TokenModel(Model):
         """
         ranks = torch.arange(n, dtype=torch.float64, device=self.device)
         return (ranks + torch.rand_like(ranks)) / n
+
+
+def clamp(x: Tensor, known: Tensor | None) -> Tensor:
+    """x with the known tokens put in, where `known` is not −1: (B, L)."""
+    if known is None:
+        return x
+    known = known.to(x.device)
+    return torch.where(known >= 0, known, x)
 
 
 def kl_categorical(q: Tensor, p: Tensor) -> Tensor:
@@ -161,7 +184,7 @@ class Enumeration:
         length = self.pmf.ndim
         marginals = []
         for l in range(length):  # over the axes of the table
-            table = self.pmf.movedim(l, -1).expand(len(xt), *self.pmf.shape)
+            table = self.pmf.to(xt.device).movedim(l, -1).expand(len(xt), *self.pmf.shape)
             for m in [m for m in range(length) if m != l]:  # contracts the table's first axis with token m's
                 table = torch.einsum("bv...,bv->b...", table, likelihood[:, m])
             marginals.append(table)

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from gmbook import plots
 from gmbook.core.model import Model
+from gmbook.metrics.metric import Metric
 from gmbook.train.recipe import Recipe
 
 BUDGETS = ("laptop", "gpu")
@@ -34,7 +34,7 @@ class Experiment:
         reference: the paper's own setting, in a sentence.
         sample: (model, labels (n,)) -> n samples (n, *shape), as the experiment is judged; None for what has no
         samples.
-        evaluate: (model, n) -> metrics by name; what each means is said in the metric's name.
+        evaluate: (model, n) -> metrics of n samples.
         sheet: how samples are drawn; by default as images, ten to a row.
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
@@ -49,7 +49,7 @@ class Experiment:
     recipe: Recipe
     reference: str
     sample: Callable[[Model, Tensor], Tensor] | None
-    evaluate: Callable[[Model, int], dict[str, Any]] | None = None
+    evaluate: Callable[[Model, int], list[Metric]] | None = None
     compile: bool = False
     channels_last: bool = False
     toy: bool = False

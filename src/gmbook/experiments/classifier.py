@@ -1,4 +1,4 @@
-"""The judge of the digits experiments: a classifier of MNIST, trained once and kept in data/pretrained/."""
+"""The classifier of MNIST in whose features digits are compared, trained once and kept in data/pretrained/."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gmbook.data.batches import Batches
 from gmbook.experiments import results
 from gmbook.experiments.base import Experiment
 from gmbook.metrics.classifier import Classifier
+from gmbook.metrics.metric import Metric, Protocol, of_set
 from gmbook.train.device import device
 from gmbook.train.recipe import Recipe
 
@@ -27,11 +28,12 @@ def batches(seed: int, size: int) -> Batches:
     return Batches(images.x, images.y, size=size, seed=seed, device=device(), transform=data.scale, augment=shift)
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """The share of the n first test images that are classified right."""
     images = data.mnist("test")
     right = model.classify(data.scale(images.x[:n])).cpu() == images.y[:n]
-    return {"test accuracy": right.double().mean().item(), "test images": len(right)}
+    how = Protocol(data=of_set(images), examples=len(right))
+    return [Metric("test_accuracy", right.double().mean().item(), protocol=how)]
 
 
 EXPERIMENTS = (
@@ -49,7 +51,7 @@ EXPERIMENTS = (
             decay="cosine",
             ema_decay=0.99,
         ),
-        reference="not a paper's model: the book's own judge of digits",
+        reference="not a paper's model: the book's own classifier of digits",
         sample=None,
         evaluate=evaluate,
     ),

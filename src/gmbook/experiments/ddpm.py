@@ -21,6 +21,7 @@ from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
@@ -32,6 +33,7 @@ REFERENCE = (
     "Ho et al. 2020, CIFAR-10: UNet 35.7 M, T = 1000, Adam 2e-4, warm-up 5,000, batch 128, clip 1, EMA 0.9999, "
     "dropout 0.1, 800,000 steps"
 )
+SAMPLING = "DDIM, 50 steps, eta 0, guidance s = 1.5, no selection"
 
 
 def guided(model: Any, scale: float) -> DDPM:
@@ -45,27 +47,25 @@ def sample(model: Model, labels: Tensor, scale: float = 1.5, steps: int = 50) ->
     return torch.cat(chunks).clamp(-1, 1).cpu()
 
 
-def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> dict[str, Any]:
-    """How samples are drawn, and the variational bound of n test images given their labels, at one draw of each x_i."""
+def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> Metric:
+    """The variational bound of n test images given their labels, at one draw of each x_i."""
     nats = model.nelbo(data.scale(test.x[:n]).to(device()), test.y[:n].to(device()))
     bits = metrics.bits_per_dim(nats, math.prod(model.shape))
-    return {
-        "sampling": "DDIM, 50 steps, eta 0, guidance s = 1.5, no selection",
-        f"bits/dim, bound given the label, {n} test images": bits.mean().item(),
-        "its standard error": (bits.std() / len(bits) ** 0.5).item(),
-    }
+    how = Protocol(data=of_set(test), examples=len(bits), draws=1, seed=seed(), setting="given the label")
+    return mean("bits_per_dim_bound", bits, unit="bits/dim", protocol=how)
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """n guided samples before the classifier, and the variational bound of test digits."""
     labels = balanced(n)
-    report = measure_digits(sample(model, labels), labels, classifier.recorded())
-    return report | bound(model, data.mnist("test"))
+    found = measure_digits(sample(model, labels), labels, classifier.recorded(), SAMPLING)
+    return [*found, bound(model, data.mnist("test"))]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n guided samples before EfficientNet-Lite0, and the variational bound of test images."""
-    return measure_colours(sample(model, balanced(n)), where=device()) | bound(model, data.cifar10("test"), min(n, 64))
+    found = measure_colours(sample(model, balanced(n)), where=device(), sampler=SAMPLING)
+    return [*found, bound(model, data.cifar10("test"), min(n, 64))]
 
 
 def digits_model() -> DDPM:

@@ -26,6 +26,7 @@ from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_ne
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
@@ -61,35 +62,36 @@ def calls(model: FlowMatching, labels: Tensor) -> int:
     return count
 
 
-def bits(model: FlowMatching, test: data.ImageSet, gaussian: PixelGaussian, n: int = 64) -> dict[str, Any]:
+def bits(model: FlowMatching, test: data.ImageSet, gaussian: PixelGaussian, n: int = 64) -> list[Metric]:
     """Bits per dimension of n test images given their labels, one Hutchinson probe and one dequantisation each, beside
-    those of the Gaussian of the training pixels, which is the baseline in the model's own space."""
+    those of the Gaussian of the training pixels, which is the baseline in the model's own space; and the network calls
+    of an adaptive solve."""
     x, y = centred(test.x[:n], test.levels).to(device()), test.y[:n].to(device())
     probe = torch.randint_like(x, 2) * 2 - 1
     nats = -model.log_prob(x, y, probe)
     values = metrics.bits_per_dim(nats, math.prod(model.shape), math.log2(test.levels) - 1)
-    return {
-        f"bits/dim given the label, {n} test images, one probe": values.mean().item(),
-        "its standard error": (values.std() / n**0.5).item(),
-        "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test.x[:n]).mean().item(),
-        "network calls of dopri5 at 1e-5": calls(model, y),
-    }
+    beside = {"pixel_gaussian": gaussian.bits(test.x[:n]).mean().item()}
+    setting = "given the label, one Hutchinson probe, dopri5 at 1e-5"
+    how = Protocol(data=of_set(test), examples=len(x), draws=1, seed=seed(), setting=setting)
+    solve = Protocol(len(x), seed=seed(), sampler="dopri5 at 1e-5, no guidance")
+    return [
+        mean("bits_per_dim", values, baselines=beside, unit="bits/dim", protocol=how),
+        Metric("network_calls", calls(model, y), protocol=solve),
+    ]
 
 
-def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
+def evaluate_mnist(model: Any, n: int) -> list[Metric]:
     """n guided samples before the classifier, bits per dimension, and the calls of an adaptive solve."""
     labels = balanced(n)
-    report = measure_digits(sample(model, labels), labels, classifier.recorded())
-    report["sampling"] = SAMPLING
-    return report | bits(model, data.mnist("test"), PixelGaussian(data.mnist("train").x), min(n, 64))
+    found = measure_digits(sample(model, labels), labels, classifier.recorded(), SAMPLING)
+    return [*found, *bits(model, data.mnist("test"), PixelGaussian(data.mnist("train").x), min(n, 64))]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n guided samples before EfficientNet-Lite0, bits per dimension, and the calls of an adaptive solve."""
     gaussian = PixelGaussian(data.cifar10("train").x)
-    report = measure_colours(sample(model, balanced(n)), gaussian, where=device())
-    report["sampling"] = SAMPLING
-    return report | bits(model, data.cifar10("test"), gaussian, min(n, 64))
+    found = measure_colours(sample(model, balanced(n)), gaussian, where=device(), sampler=SAMPLING)
+    return [*found, *bits(model, data.cifar10("test"), gaussian, min(n, 64))]
 
 
 # ------------------------------------------------------------------------------------------------------ models

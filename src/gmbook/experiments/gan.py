@@ -22,6 +22,7 @@ from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
@@ -59,13 +60,13 @@ def sample(model: Model, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """n samples before the classifier: distance, precision and recall, and how many of each class."""
     return measure_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
 
 
 @torch.no_grad()
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n samples before EfficientNet-Lite0: distance, precision and recall."""
     return measure_colours(sample(model, torch.zeros(n)), where=device())
 

@@ -29,6 +29,7 @@ from gmbook.data.batches import TextBatches
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import VOCAB, token_net, tokens
 from gmbook.laws.letters import LetterChain
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
 from gmbook.train.device import device
@@ -42,6 +43,7 @@ REFERENCE = {
     "tokens are predicted",
 }
 Nats = Callable[[Any, Tensor], Tensor]  # a model and x (B, L) -> (B,)
+Evaluate = Callable[[Any, int], list[Metric]]
 LETTERS = len(data.ALPHABET)
 DRAWS = 32  # network calls of the bound's estimate; its error is then that of the windows
 ROWS = 12  # lines of a sheet of samples
@@ -105,7 +107,7 @@ def counted(text: data.TextSet, windows: Tensor) -> dict[str, float]:
     The 5-grams are smoothed towards 4-grams, these towards 3-grams, and so on. A model of more than neighbours must
     beat them.
     """
-    laws = {"letter frequencies": LetterChain.fit(text.tokens, 0), "5-grams": LetterChain.fit(text.tokens, 4)}
+    laws = {"letter_frequencies": LetterChain.fit(text.tokens, 0), "five_grams": LetterChain.fit(text.tokens, 4)}
     length = windows.shape[1]
     return {name: metrics.bits_per_char(-law.log_prob(windows), length).mean().item() for name, law in laws.items()}
 
@@ -117,32 +119,33 @@ def words_known(tokens: Tensor, text: data.TextSet) -> float:
     return sum(word in known for word in words) / max(len(words), 1)
 
 
-def evaluate(text: Callable[[str], data.TextSet], nats: Nats, what: str) -> Callable[[Any, int], dict[str, Any]]:
+def evaluate(text: Callable[[str], data.TextSet], nats: Nats, key: str, draws: int | None) -> Evaluate:
     """An experiment's `evaluate`: bits per letter of the first n windows of the test part, and the words of n samples.
 
     Args:
         text: the data set, by its split.
         nats: `bound` or `exact`.
-        what: how the number is to be called.
+        key: the metric that it gives.
+        draws: of the noise, for each window.
     """
 
-    def report(model: Any, n: int) -> dict[str, Any]:
+    def report(model: Any, n: int) -> list[Metric]:
         torch.manual_seed(0)
         test, train = text("test"), text("train")
         length = model.shape[0]
         windows = test.chunks(length)[:n]
         found = bits(nats, model, windows)
         drawn = sample(model, torch.zeros(min(n, 100)))
-        return {
-            "text": f"{test.name}, split 90/5/5 in order",
-            f"bits per letter, {what}": found.mean().item(),
-            "its standard error": (found.std() / len(found) ** 0.5).item(),
-            **{f"baseline, {name}: bits per letter": value for name, value in counted(train, windows).items()},
-            "protocol": f"the first {len(windows)} test windows of {length} letters, each without what came before it",
-            "share of sampled words that the training text has": words_known(drawn, train),
-            "the same for test windows": words_known(windows[: len(drawn)], train),
-            "samples": [data.decode(line) for line in drawn[:3]],
-        }
+        setting = f"windows of {length} letters, each without what came before it; split 90/5/5 in order"
+        how = Protocol(data=of_set(test), examples=len(windows), draws=draws, seed=seed(), setting=setting)
+        words = Metric(
+            "known_words",
+            words_known(drawn, train),
+            floor=words_known(windows[: len(drawn)], train),
+            protocol=Protocol(len(drawn), of_set(test), len(windows[: len(drawn)]), seed=seed()),
+            lines=tuple(data.decode(line) for line in drawn[:3]),
+        )
+        return [mean(key, found, baselines=counted(train, windows), unit="bits per letter", protocol=how), words]
 
     return report
 
@@ -162,8 +165,12 @@ def pair(
     """
     length = net[3]
     made = {
-        "mdlm": (mdlm, recipe, evaluate(text, bound, f"bound ({DRAWS} draws of the mask count for each window)")),
-        "autoregressive": (autoregressive, replace(recipe, steps=recipe.steps // 2), evaluate(text, exact, "exact")),
+        "mdlm": (mdlm, recipe, evaluate(text, bound, "bits_per_letter_bound", DRAWS)),
+        "autoregressive": (
+            autoregressive,
+            replace(recipe, steps=recipe.steps // 2),
+            evaluate(text, exact, "bits_per_letter", None),
+        ),
     }
     diffusion, baseline = (
         Experiment(
@@ -175,11 +182,11 @@ def pair(
             recipe=taken,
             reference=REFERENCE[paper],
             sample=sample,
-            evaluate=judge,
+            evaluate=measure,
             sheet=sheet,
             **run,
         )
-        for paper, (model, taken, judge) in made.items()
+        for paper, (model, taken, measure) in made.items()
     )
     return diffusion, baseline
 

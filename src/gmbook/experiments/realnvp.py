@@ -25,6 +25,7 @@ from gmbook.experiments.toys import GAUSSIANS, in_nats, points
 from gmbook.laws import plane
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.mlp import MLP
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
@@ -69,35 +70,39 @@ def bits(model: Any, x: Tensor, draws: int = 4) -> Tensor:
     return torch.cat(parts).T.cpu()
 
 
-def report(model: Any, train: data.ImageSet, test: data.ImageSet, most: int = 2000) -> dict[str, Any]:
+def report(model: Any, train: data.ImageSet, test: data.ImageSet, most: int = 2000) -> list[Metric]:
     """Bits/dim of the first `most` test images and the bound's spread, beside the floors: a histogram per pixel, and a
     full-covariance Gaussian after the model's own preprocessing and on plain pixels."""
     torch.manual_seed(0)
     x = test.x[:most]
     values = bits(model, x)
-    mean = values.mean(0)
-    found = {
-        f"bits/dim, bound, {len(x):,} test images, alpha = {ALPHA}": mean.mean().item(),
-        "its standard error over images": (mean.std() / len(mean) ** 0.5).item(),
-        "its standard deviation over draws of u": values.mean(1).std().item(),
-        "bits/dim of a histogram per pixel, same images": metrics.histogram_bits(train.x, x).mean().item(),
-    }
-    for where, space in (("after the same preprocessing", Logit(ALPHA)), ("of the pixels", None)):
-        gaussian = PixelGaussian(train.x, train.levels, space)
-        found[f"bits/dim of a full-covariance Gaussian {where}, same images"] = gaussian.bits(x).mean().item()
-    return found
+    beside = {"histogram": metrics.histogram_bits(train.x, x).mean().item()}
+    for name, space in (("gaussian_after_logit", Logit(ALPHA)), ("pixel_gaussian", None)):
+        beside[name] = PixelGaussian(train.x, train.levels, space).bits(x).mean().item()
+    how = Protocol(data=of_set(test), examples=len(x), draws=len(values), seed=seed(), setting=f"alpha = {ALPHA}")
+    spread = values.mean(1).std().item()
+    return [
+        mean("bits_per_dim_bound", values.mean(0), baselines=beside, unit="bits/dim", protocol=how),
+        Metric("bits_per_dim_spread", spread, unit="bits/dim", protocol=how),
+    ]
 
 
-def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
+def evaluate_mnist(model: Any, n: int) -> list[Metric]:
     """Bits/dim of test digits, and n samples before the classifier."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.mnist("train"), data.mnist("test")) | measure_digits(drawn, None, classifier.recorded())
+    return [
+        *report(model, data.mnist("train"), data.mnist("test")),
+        *measure_digits(drawn, None, classifier.recorded()),
+    ]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """Bits/dim of n test images, and as many samples before EfficientNet-Lite0."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.cifar10("train"), data.cifar10("test"), n) | measure_colours(drawn, where=device())
+    return [
+        *report(model, data.cifar10("train"), data.cifar10("test"), n),
+        *measure_colours(drawn, where=device()),
+    ]
 
 
 def _digits(budget: str, steps: int) -> Experiment:
@@ -120,7 +125,7 @@ def in_plane() -> RealNVP:
 
     def make(inputs: int, outputs: int) -> nn.Module:
         mlp = MLP(inputs, outputs, 64, 2)
-        nn.init.zeros_(mlp[-1].weight)
+        nn.init.zeros_(mlp[-1].get_parameter("weight"))
         return mlp
 
     return RealNVP.on_vectors(2, make, layers=8)

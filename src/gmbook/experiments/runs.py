@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from gmbook.core.model import Model
+from gmbook.data.jsonfiles import as_json, read_json
 from gmbook.experiments.base import Experiment
 from gmbook.train import History, Log, Recipe, fit
 from gmbook.train.checkpoint import (
@@ -27,6 +27,9 @@ from gmbook.train.device import device
 from gmbook.train.plan import Plan, stand_in
 from gmbook.train.plan import plan as make_plan
 from gmbook.train.processes import is_main, world
+
+# What run.json must say; records say so too.
+RUN: dict[str, Any] = {"paper": str, "dataset": str, "budget": str, "seed": int, "steps": int}
 
 
 def run(
@@ -44,9 +47,9 @@ def run(
 ) -> tuple[Model, History]:
     """Train an experiment in `folder`; returns the model with its averaged weights, and the losses.
 
-    The folder gets `run.json` (what is run, and on what) and checkpoints (which know the seconds so far). Repeating the
-    call with resume=True after a kill ends at the same weights. Under `train.processes.process_group` processes share
-    the run.
+    The folder gets `run.json` (what is run, and on what) before the first step, once nothing is left to refuse, and
+    checkpoints (which know the seconds so far). Repeating the call with resume=True after a kill ends at the same
+    weights. Under `train.processes.process_group` processes share the run.
 
     Args:
         steps: instead of the experiment's own number.
@@ -56,8 +59,8 @@ def run(
 
     Raises:
         FileExistsError, CheckpointError, Diverged: as `train.fit`.
-        ValueError: the folder to be resumed holds a run of another experiment or seed, or one that cannot go on with
-            so many steps.
+        ValueError: the folder holds a run of another experiment or seed, one that cannot go on with so many steps, or a
+            damaged run.json.
         RuntimeError: TensorBoard is wanted and not installed.
     """
     recipe = replace(
@@ -77,8 +80,11 @@ def run(
             network.forward = torch.compile(network.forward, backend=backend)
     ema = recipe.average(model)
     batches = experiment.batches(seed, recipe.required_batch_size)
-    if is_main():
-        write_atomically(folder / "run.json", _json(about))  # at the start: a run that is killed can be sampled too
+
+    def begun() -> None:  # before the first step: a run that is killed can be sampled too
+        if is_main():
+            write_atomically(folder / "run.json", as_json(about))
+
     history = fit(
         model,
         batches,
@@ -88,6 +94,7 @@ def run(
         save_every=save_every,
         progress=progress,
         log=log,
+        begun=begun,
         ema=ema,
     )
     if ema is not None:
@@ -139,14 +146,17 @@ def logbook(folder: Path) -> Log:
 def _claim(folder: Path, about: dict[str, Any], recipe: Recipe, resume: bool) -> None:
     """Refuse a folder that holds another run, or this one where it is not to be resumed or cannot go on like this."""
     held = checkpoints(folder)
-    if not held:
-        return
-    if not resume:
+    try:
+        earlier = read_run(folder)
+    except FileNotFoundError:
+        earlier = {}
+    if held and not resume:
         raise FileExistsError(f"{folder} holds a run already: continue it with --resume, or name another with --out")
-    earlier = _read_json(folder / "run.json")
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
+    if not held:
+        return
     begun = {"steps": earlier["steps"]} if "steps" in earlier else {}
     try:
         recipe.check_continues(begun, step_of(held[0]))
@@ -218,19 +228,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder is not a run of `gmbook train`.
+        Damaged: it does not say what was run.
     """
-    content = _read_json(folder / "run.json")
-    if not content:
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no readable run.json")
-    return content
-
-
-def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return read_json(folder / "run.json", RUN, "train it anew in another folder (--out)")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json") from None

@@ -18,55 +18,61 @@ from gmbook.core.model import Model
 from gmbook.data.batches import LawBatches
 from gmbook.experiments.base import Experiment
 from gmbook.laws import pairs, plane
+from gmbook.metrics.metric import Metric, Protocol, mean, seed
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import Transformer
 from gmbook.train.recipe import Recipe
 
-Metrics = dict[str, Any]
+Evaluate = Callable[[Any, int], list[Metric]]
 Draw = Callable[[Any, int], Tensor]
 REFERENCE = "none: the papers do not run on this law"
 VOCAB = 32
+LAW = "the law itself"
 
 
 # ------------------------------------------------------------------------------------------------------- measures
 
 
-def in_plane(toy: plane.PlaneLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
+def in_plane(toy: plane.PlaneLaw, draw: Draw) -> Evaluate:
     """Sliced W2 to the law in units of its noise floor, mean over five draws of n points; and the modes found."""
 
     @torch.no_grad()
-    def evaluate(model: Model, n: int) -> Metrics:
+    def evaluate(model: Model, n: int) -> list[Metric]:
         floor = metrics.noise_floor(metrics.sliced_w2, toy.sample, n, repeats=20)
         drawn = [draw(model, n) for _ in range(5)]
         distance = torch.stack([metrics.sliced_w2(x, toy.sample(n)) for x in drawn]).mean().item()
-        report = {"sliced W2": distance, "its noise floor": floor.mean, "ratio": distance / floor.mean}
+        how = Protocol(n, data=LAW, examples=n, draws=5, seed=seed())
+        report = [Metric("sliced_w2", distance, floor=floor.mean, protocol=how)]
         if toy.modes is not None:
-            report["modes found"] = metrics.mode_coverage(drawn[0], toy).found
+            found = metrics.mode_coverage(drawn[0], toy).found
+            report.append(Metric("modes_found", found, protocol=Protocol(n, seed=seed())))
         return report
 
     return evaluate
 
 
-def in_nats(toy: plane.PlaneLaw) -> Callable[[Any, int], Metrics]:
+def in_nats(toy: plane.PlaneLaw) -> Evaluate:
     """−E log p_θ(x) above the law's entropy, nats: the KL divergence to the model, with its standard error."""
 
     @torch.no_grad()
-    def evaluate(model: Any, n: int) -> Metrics:
+    def evaluate(model: Any, n: int) -> list[Metric]:
         x = toy.sample(n)
         gaps = toy.log_prob(x) - torch.cat([model.log_prob(part) for part in x.split(2000)])
-        return {"nats above the entropy": gaps.mean().item(), "standard error": (gaps.std() / n**0.5).item()}
+        how = Protocol(data=LAW, examples=n, seed=seed())
+        return [mean("nats_above_entropy", gaps, unit="nats", protocol=how)]
 
     return evaluate
 
 
-def on_grid(law: pairs.TokenLaw, draw: Draw) -> Callable[[Model, int], Metrics]:
+def on_grid(law: pairs.TokenLaw, draw: Draw) -> Evaluate:
     """The total variation between n samples' histogram and the law, beside that of n true samples."""
 
     @torch.no_grad()
-    def evaluate(model: Model, n: int) -> Metrics:
+    def evaluate(model: Model, n: int) -> list[Metric]:
         floor = metrics.tv(law.histogram(law.sample(n)), law.pmf).item()
         distance = metrics.tv(law.histogram(draw(model, n)), law.pmf).item()
-        return {"TV": distance, "TV of true samples": floor, "above it": distance - floor}
+        how = Protocol(n, data=LAW, seed=seed())
+        return [Metric("total_variation", distance, floor=floor, protocol=how)]
 
     return evaluate
 
@@ -85,7 +91,7 @@ def points(
     model: Callable[[], Model],
     steps: int,
     draw: Draw = own_sampler,
-    evaluate: Callable[[Any, int], Metrics] | None = None,
+    evaluate: Evaluate | None = None,
     size: int = 512,
     **settings: Any,
 ) -> Experiment:

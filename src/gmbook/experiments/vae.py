@@ -10,6 +10,7 @@ of the code would stay unused. Pixels are dequantised, so that the bound is one 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from gmbook.experiments.images import centred, pixels
 from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
@@ -69,20 +71,22 @@ def sample(model: Model, labels: Tensor) -> Tensor:
     return 2 * model.sample(len(labels)).cpu() - 1
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """Bounds on binarised test digits, in nats, and n samples before the classifier."""
     torch.manual_seed(0)
-    x = data.binarise(data.mnist("test").x[:2000]).to(device())
+    test = data.mnist("test")
+    x = data.binarise(test.x[:2000]).to(device())
     with torch.no_grad():
         elbo = torch.stack([model.elbo(x) for _ in range(10)]).mean().item()
         iwae = torch.cat([model.iwae(part, 500) for part in x[:500].split(50)]).mean().item()
     drawn = sample(model, torch.zeros(n))
-    return {
-        "negative ELBO, nats, 2,000 test digits": -elbo,
-        "negative IWAE bound, k = 500, nats, 500 test digits": -iwae,
-        "active units": int(model.active_units(x).sum()),
-        **measure_digits(drawn, None, classifier.recorded()),
-    }
+    how = Protocol(data=of_set(test), examples=len(x), draws=10, seed=seed(), setting="binarised anew")
+    return [
+        Metric("negative_elbo", -elbo, unit="nats", protocol=how),
+        Metric("negative_iwae", -iwae, unit="nats", protocol=replace(how, examples=len(x[:500]), draws=500)),
+        Metric("active_units", int(model.active_units(x).sum()), protocol=replace(how, draws=None)),
+        *measure_digits(drawn, None, classifier.recorded()),
+    ]
 
 
 def sample_colours(model: Model, labels: Tensor) -> Tensor:
@@ -91,23 +95,24 @@ def sample_colours(model: Model, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """Bounds on dequantised test images, in bits per dimension beside a Gaussian's, and n samples before
     EfficientNet-Lite0."""
     torch.manual_seed(0)
-    test, gaussian = data.cifar10("test").x[:n], PixelGaussian(data.cifar10("train").x)
-    x = centred(test).to(device())
+    test, gaussian = data.cifar10("test"), PixelGaussian(data.cifar10("train").x)
+    x = centred(test.x[:n]).to(device())
     elbo = torch.stack([torch.cat([model.elbo(part) for part in x.split(500)]) for _ in range(10)]).mean(0)
     iwae = torch.cat([model.iwae(part, 100) for part in x[:100].split(10)])
     bits, tighter = (metrics.bits_per_dim(-nats, math.prod(model.shape), offset=7) for nats in (elbo, iwae))
-    return {
-        f"bits/dim, bound, {len(x):,} test images, 10 draws": bits.mean().item(),
-        "its standard error": (bits.std() / len(bits) ** 0.5).item(),
-        f"bits/dim, IWAE bound, k = 100, {len(tighter)} test images": tighter.mean().item(),
-        "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test).mean().item(),
-        "active units": int(model.active_units(x).sum()),
-        **measure_colours(sample_colours(model, torch.zeros(n)), gaussian, where=device()),
-    }
+    how = Protocol(data=of_set(test), examples=len(x), draws=10, seed=seed())
+    tight = replace(how, examples=len(tighter), draws=100)
+    beside = {"pixel_gaussian": gaussian.bits(test.x[:n]).mean().item()}
+    return [
+        mean("bits_per_dim_bound", bits, baselines=beside, unit="bits/dim", protocol=how),
+        Metric("bits_per_dim_iwae", tighter.mean().item(), unit="bits/dim", protocol=tight),
+        Metric("active_units", int(model.active_units(x).sum()), protocol=replace(how, draws=None)),
+        *measure_colours(sample_colours(model, torch.zeros(n)), gaussian, where=device()),
+    ]
 
 
 def _digits(budget: str, steps: int) -> Experiment:

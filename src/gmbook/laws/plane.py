@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Law
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.core.model import check_event
 
 
 def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:
@@ -45,14 +45,17 @@ class PlaneLaw(nn.Module):
     """A law in the plane with a name: everything of the law (core.denoiser.Law), and what a figure needs of it.
 
     Attributes:
-        law: the law itself.
+        law: the law itself, an nn.Module, so that it moves and changes its dtype with this one.
         name: what figures call it.
         limits: (low, high) of both axes, for plotting.
         modes: (M, 2), the centres of its modes, or None where the law has none to count.
         mode_std: the standard deviation of a mode about its centre.
     """
 
-    def __init__(self, law: nn.Module, name: str, modes: Tensor | None = None, mode_std: float | None = None):
+    law: Law
+    modes: Tensor | None
+
+    def __init__(self, law: Law, name: str, modes: Tensor | None = None, mode_std: float | None = None):
         super().__init__()
         self.law, self.name, self.limits, self.mode_std = law, name, (-3.0, 3.0), mode_std
         self.shape: tuple[int, ...] = (2,)
@@ -182,6 +185,8 @@ class Board(nn.Module):
     """
 
     shape: tuple[int, ...] = (2,)
+    edges: Tensor
+    weights: Tensor
 
     def __init__(self, edges: Tensor, weights: Tensor):
         super().__init__()
@@ -253,6 +258,8 @@ class BlurredBoard(nn.Module):
     """The law of y = αx + σε for x from a Board: density and score in closed form, by error functions."""
 
     shape: tuple[int, ...] = (2,)
+    alpha: Tensor  # ()
+    sigma: Tensor  # ()
 
     def __init__(self, board: Board, alpha: Tensor, sigma: Tensor):
         super().__init__()

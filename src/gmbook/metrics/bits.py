@@ -29,7 +29,7 @@ def histogram_bits(train: Tensor, test: Tensor, levels: int = 256) -> Tensor:
     """
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(f"need images of one shape, got {tuple(train.shape)} and {tuple(test.shape)}")
-    seen, new = train.flatten(1), test.flatten(1)
+    seen, new = train.flatten(1), test.to(train.device).flatten(1)
     if min(int(seen.min()), int(new.min())) < 0 or max(int(seen.max()), int(new.max())) >= levels:
         raise ValueError(f"pixels must lie in 0..{levels - 1}")
     counts = torch.stack([torch.bincount(pixel, minlength=levels) for pixel in seen.T.int()])  # (D, levels)

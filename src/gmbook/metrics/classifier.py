@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmbook.core.model import Model, check_event
+from gmbook.core.checks import check_event
+from gmbook.core.model import Model
 
 
 class Classifier(Model):

@@ -10,18 +10,25 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from gmbook.core.transport import optimal_pairing
 from gmbook.laws.plane import PlaneLaw
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
-def _flat(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if len(x) == 0 or len(y) == 0 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"need two non-empty samples of one event shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-    return x.detach().flatten(1).double(), y.detach().flatten(1).double()
+def _flat(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Both flat, in float64, on x's device: a sample from a GPU is compared with data where they lie.
+
+    Args:
+        least: how many points the metric needs in each.
+    """
+    if min(len(x), len(y)) < least or x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"need two samples of at least {least} of one event shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    return x.detach().flatten(1).double(), y.detach().to(x.device).flatten(1).double()
 
 
 # --------------------------------------------------------------------------------------------- between samples
@@ -44,7 +51,7 @@ def sliced_w2(x: Tensor, y: Tensor, projections: int = 128, seed: int = 0) -> Te
     if len(a) == len(b):
         return (a - b).square().mean().sqrt()
     n, m = len(a), len(b)
-    edges = torch.cat([torch.arange(1, n + 1).double() / n, torch.arange(1, m + 1).double() / m]).unique()
+    edges = torch.cat([torch.arange(1, k + 1, device=a.device).double() / k for k in (n, m)]).unique()
     widths = edges.diff(prepend=edges.new_zeros(1))
     middle = edges - widths / 2
     i, j = (middle * n).floor().long().clamp(max=n - 1), (middle * m).floor().long().clamp(max=m - 1)
@@ -62,7 +69,7 @@ def _directions(dims: int, count: int, seed: int) -> Tensor:
 def w2(x: Tensor, y: Tensor) -> Tensor:
     """Exact 2-Wasserstein distance of two samples of equal size, (): √ min over pairings of the mean squared distance.
 
-    O(N³) by assignment: some seconds at N = 2,000.
+    By `core.transport.optimal_pairing`: two thirds of a second at N = 2,000, some seconds at 5,000.
 
     Raises:
         ValueError: the sizes differ.
@@ -71,8 +78,7 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
     if len(x) != len(y):
         raise ValueError(f"exact W2 pairs points one to one: sizes must be equal, got {len(x)} and {len(y)}")
     cost = torch.cdist(x, y).square()
-    rows, columns = linear_sum_assignment(cost.cpu().numpy())
-    return cost[rows, columns].mean().sqrt()
+    return cost.gather(1, optimal_pairing(cost)[:, None]).mean().sqrt()
 
 
 def mmd2(x: Tensor, y: Tensor, bandwidths: tuple[float, ...] | None = None) -> Tensor:
@@ -83,24 +89,28 @@ def mmd2(x: Tensor, y: Tensor, bandwidths: tuple[float, ...] | None = None) -> T
     Args:
         bandwidths: h; by default the median distance within y, times ½, 1 and 2.
     """
-    x, y = _flat(x, y)
+    x, y = _flat(x, y, 2)
     if bandwidths is None:
         middle = torch.pdist(y[:1000]).median().item()
         bandwidths = (middle / 2, middle, 2 * middle)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        squared = torch.cdist(a, b).square()
-        return sum((torch.exp(-squared / (2 * h**2)) for h in bandwidths), torch.zeros_like(squared))
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        """Σ of all kernels over all pairs; in place, since tables of N × M numbers cost more to make than to fill."""
+        squared = torch.cdist(a, b).square_()
+        kernel = torch.empty_like(squared)
+        return sum(
+            (torch.mul(squared, -0.5 / h**2, out=kernel).exp_().sum() for h in bandwidths), squared.new_zeros(())
+        )
 
     n, m, peak = len(x), len(y), len(bandwidths)  # k(a, a) = number of kernels
-    within_x = (kernel(x, x).sum() - n * peak) / (n * (n - 1))
-    within_y = (kernel(y, y).sum() - m * peak) / (m * (m - 1))
-    return within_x + within_y - 2 * kernel(x, y).mean()
+    within_x = (total(x, x) - n * peak) / (n * (n - 1))
+    within_y = (total(y, y) - m * peak) / (m * (m - 1))
+    return within_x + within_y - 2 * total(x, y) / (n * m)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """2E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, unbiased, (). Székely & Rizzo 2013. It is 0 iff the laws are equal."""
-    x, y = _flat(x, y)
+    x, y = _flat(x, y, 2)
     n, m = len(x), len(y)
     within = torch.cdist(x, x).sum() / (n * (n - 1)) + torch.cdist(y, y).sum() / (m * (m - 1))
     return 2 * torch.cdist(x, y).mean() - within
@@ -136,7 +146,7 @@ def precision_recall(x: Tensor, y: Tensor, k: int = 3) -> tuple[float, float]:
     A point is covered by a set if it lies within the distance of some member to that member's k-th neighbour in it.
     precision: share of x covered by y. recall: share of y covered by x.
     """
-    x, y = _flat(x, y)
+    x, y = _flat(x, y, k + 1)
 
     def covered(points: Tensor, by: Tensor) -> float:
         radius = torch.cdist(by, by).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
@@ -153,7 +163,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     tr (C_xC_y)^½ is the sum of the singular values of A_xA_yᵀ/√((N − 1)(M − 1)) for centred samples A, which stays
     real when C is singular.
     """
-    x, y = _flat(x, y)
+    x, y = _flat(x, y, 2)
     mean = (x.mean(0) - y.mean(0)).square().sum()
     a, b = (z - z.mean(0) for z in (x, y))
     a, b = a / (len(a) - 1) ** 0.5, b / (len(b) - 1) ** 0.5
@@ -167,12 +177,14 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p ‖ q) = Σ p log(p/q), nats, () for two probability tables of one shape; ∞ where q = 0 < p."""
+    q = q.to(p.device)
     _tables(p, q)
     return torch.where(p > 0, p * (p.log() - q.log()), torch.zeros_like(p)).sum()
 
 
 def tv(p: Tensor, q: Tensor) -> Tensor:
     """Total variation ½ Σ |p − q|, in [0, 1], ()."""
+    q = q.to(p.device)
     _tables(p, q)
     return (p - q).abs().sum() / 2
 

@@ -29,6 +29,6 @@ def fid(x: Tensor, real: Tensor, batch: int = 50) -> float | str:
     except ImportError:
         return "not computed: pip install 'torchmetrics[image]', beside a torchvision that fits your torch"
     for images, is_real in ((real, True), (x, False)):
-        for part in data.unscale(images).split(batch):
+        for part in data.unscale(images).cpu().split(batch):
             metric.update(part, real=is_real)
     return float(metric.compute())

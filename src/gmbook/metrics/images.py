@@ -3,7 +3,7 @@ in colour in those of a network that was trained on ImageNet."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from gmbook.metrics import efficientnet, fid
 from gmbook.metrics.bits import PixelGaussian
 from gmbook.metrics.classifier import Classifier
 from gmbook.metrics.distances import frechet_distance, precision_recall
+from gmbook.metrics.metric import Metric, Protocol, of_set, seed, with_sampler
 
+CLASSIFIER = "the book's classifier of digits, 128 hidden units"
+FEW = 1000  # samples and real images between which precision and recall are counted
 REFERENCE = 5000  # real images that samples are compared with; as many are left to be compared with them
 
 
@@ -33,11 +36,12 @@ def real_images(test: data.ImageSet, n: int) -> tuple[Tensor, Tensor]:
     return real, other
 
 
-def measure_digits(x: Tensor, labels: Tensor | None, classifier: Classifier) -> dict[str, Any]:
+def measure_digits(x: Tensor, labels: Tensor | None, classifier: Classifier, sampler: str = "") -> list[Metric]:
     """Metrics of generated MNIST digits x (n, 1, 28, 28) in [−1, 1], each with its value between real ones.
 
     Args:
         labels: the classes that were asked for, (n,); None for an unconditional model.
+        sampler: how they were drawn, in words.
 
     Returns:
         The classifier Fréchet distance to the test images and the same between two disjoint real samples of size n;
@@ -45,32 +49,41 @@ def measure_digits(x: Tensor, labels: Tensor | None, classifier: Classifier) -> 
         is, in pixels' root mean square, and how near it is for test images (a generator that memorises comes nearer
         than they do).
     """
-    real, other = real_images(data.mnist("test"), len(x))
+    test, train = data.mnist("test"), data.mnist("train")
+    real, other = real_images(test, len(x))
     features, real_features = classifier.features(x), classifier.features(real)
     seen = classifier.classify(x).cpu()
-    precision, recall = precision_recall(features[:1000], real_features[:1000])
-    report: dict[str, Any] = {
-        "samples": len(x),
-        "classifier Fréchet distance": frechet_distance(features, real_features).item(),
-        "the same, real against real": frechet_distance(classifier.features(other), real_features).item(),
-        "precision": precision,
-        "recall": recall,
-        "class histogram": torch.bincount(seen, minlength=10).tolist(),
-        **_memory(x, other, data.mnist("train").x),
-    }
+    precision, recall = precision_recall(features[:FEW], real_features[:FEW])
+    card = Protocol(len(x), of_set(test), len(real), network=CLASSIFIER, seed=seed())
+    few = replace(card, samples=min(len(x), FEW), examples=min(len(real), FEW))
+    read = Protocol(len(x), network=CLASSIFIER, seed=seed())
+    report = [
+        Metric(
+            "classifier_frechet_distance",
+            frechet_distance(features, real_features).item(),
+            floor=frechet_distance(classifier.features(other), real_features).item(),
+            protocol=card,
+        ),
+        Metric("precision", precision, protocol=few),
+        Metric("recall", recall, protocol=few),
+        Metric("class_counts", tuple(torch.bincount(seen, minlength=10).tolist()), protocol=read),
+        _memory(x, other, train),
+    ]
     if labels is not None:
-        report["read as the class asked for"] = (seen == labels.cpu()).double().mean().item()
-    return report
+        right = (seen == labels.cpu()).double().mean().item()
+        report.append(Metric("read_as_asked", right, protocol=read))
+    return with_sampler(report, sampler)
 
 
 def measure_colours(
-    x: Tensor, gaussian: PixelGaussian | None = None, where: torch.device | None = None
-) -> dict[str, Any]:
+    x: Tensor, gaussian: PixelGaussian | None = None, where: torch.device | None = None, sampler: str = ""
+) -> list[Metric]:
     """Metrics of generated CIFAR-10 images x (n, 3, 32, 32) in [−1, 1], beside real images and a Gaussian's samples.
 
     Args:
         gaussian: the one fitted to the training images' pixels; fitted here if it is not given.
         where: the device of the network; that of x if it is not given.
+        sampler: how they were drawn, in words.
 
     Returns:
         The Fréchet distance of EfficientNet-Lite0's features to test images, with its floor (other real images) and
@@ -78,44 +91,56 @@ def measure_colours(
         where the network's weights are not installed, one line that says how to get them. The distance to the nearest
         training image as in `measure_digits`; FID, or why it could not be computed.
     """
-    train, n = data.cifar10("train"), len(x)
-    real, other = real_images(data.cifar10("test"), n)
+    train, test, n = data.cifar10("train"), data.cifar10("test"), len(x)
+    real, other = real_images(test, n)
     normal = data.scale((gaussian or PixelGaussian(train.x)).sample(n))
-    report: dict[str, Any] = {"samples": n, "features": efficientnet.NAME}
-    placed = (images.to(where or x.device) for images in (x, real, other, normal))
-    return report | _features(*placed) | _memory(x, other, train.x) | {"FID": fid.fid(x, real)}
+    card = Protocol(n, of_set(test), len(real), network=efficientnet.NAME, seed=seed())
+    placed = [images.to(where or x.device) for images in (x, real, other, normal)]
+    report = [*_features(placed, card), _memory(x, other, train)]
+    found = fid.fid(x, real)
+    value, why = (None, found) if isinstance(found, str) else (found, "")
+    report.append(Metric("fid", value, protocol=replace(card, network="Inception"), missing=why))
+    return with_sampler(report, sampler)
 
 
-def _features(x: Tensor, real: Tensor, other: Tensor, gaussian: Tensor) -> dict[str, Any]:
-    """Fréchet distances, precision and recall in EfficientNet-Lite0's features, or the reason why there are none."""
-    distance = "Fréchet distance of EfficientNet-Lite0 features"
+def _features(images: list[Tensor], card: Protocol) -> list[Metric]:
+    """Fréchet distances, precision and recall in EfficientNet-Lite0's features, or the reason why there are none.
+
+    Args:
+        images: the samples, the reference, other real images, a Gaussian's samples.
+        card: how the distance is measured.
+    """
+    x, real, *others = images
+    key = "efficientnet_frechet_distance"
     try:
         real_features = efficientnet.features(real)
     except efficientnet.WeightsMissing as missing:
-        return {distance: f"not computed: {missing}"}
-    features, floor, baseline = (efficientnet.features(part) for part in (x, other, gaussian))
-    report: dict[str, Any] = {
-        distance: frechet_distance(features, real_features).item(),
-        "the same, real against real": frechet_distance(floor, real_features).item(),
-        "the same, Gaussian of the training pixels": frechet_distance(baseline, real_features).item(),
-        "reference": f"{len(real):,} test images; every sample has {len(x):,}",
-    }
-    for name, part in (("", features), (" of real images", floor), (" of the Gaussian", baseline)):
-        precision, recall = precision_recall(part[:1000], real_features[:1000])
-        report |= {f"precision{name}": precision, f"recall{name}": recall}
-    return report
+        return [Metric(key, None, protocol=card, missing=f"not computed: {missing}")]
+    parts = [efficientnet.features(part) for part in (x, *others)]
+    value, floor, baseline = (frechet_distance(part, real_features).item() for part in parts)
+    shares = [precision_recall(part[:FEW], real_features[:FEW]) for part in parts]
+    few = replace(card, samples=min(len(x), FEW), examples=min(len(real), FEW))
+    return [
+        Metric(key, value, floor=floor, baselines={"pixel_gaussian": baseline}, protocol=card),
+        *(
+            Metric(name, value, floor=floor, baselines={"pixel_gaussian": baseline}, protocol=few)
+            for name, (value, floor, baseline) in zip(("precision", "recall"), zip(*shares))
+        ),
+    ]
 
 
-def _memory(x: Tensor, other: Tensor, train: Tensor) -> dict[str, float]:
+def _memory(x: Tensor, other: Tensor, train: data.ImageSet) -> Metric:
     """How near the nearest training image is to samples, and to test images: a generator that memorises is nearer."""
-    return {
-        "nearest training image, RMS": _nearest(x[:200], train),
-        "the same for test images": _nearest(other[:200], train),
-    }
+    return Metric(
+        "nearest_training_image",
+        _nearest(x[:200], train.x),
+        floor=_nearest(other[:200], train.x),
+        protocol=Protocol(min(len(x), 200), of_set(train), len(train), seed=seed()),
+    )
 
 
 def _nearest(x: Tensor, pixels: Tensor) -> float:
     """The mean over x of the root mean square distance to the nearest of all images."""
-    x = x.flatten(1)
+    x = x.flatten(1).to(pixels.device)
     parts = [torch.cdist(x, data.scale(part).flatten(1)).min(1).values for part in pixels.split(10_000)]
     return (torch.stack(parts).min(0).values / x.shape[1] ** 0.5).mean().item()

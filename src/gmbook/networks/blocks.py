@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,9 +11,10 @@ from torch import Tensor, nn
 from gmbook.networks.embed import rotate
 
 Angles = tuple[Tensor, Tensor]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def zero(layer: nn.Module) -> nn.Module:
+def zero(layer: Layer) -> Layer:
     """The same layer with all its parameters set to 0."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.model import Labelled
+
 TIME_SCALE = 1000.0
 
 
@@ -38,6 +40,8 @@ class Sinusoidal(nn.Module):
     Raises:
         ValueError: dim is odd or below 4.
     """
+
+    frequencies: Tensor  # (dim/2,)
 
     def __init__(self, dim: int, period: float = 10_000.0, scale: float = TIME_SCALE):
         super().__init__()
@@ -68,6 +72,8 @@ class GaussianFourier(nn.Module):
         ValueError: dim is odd.
     """
 
+    frequencies: Tensor  # (inputs, dim/2)
+
     def __init__(self, dim: int, scale: float = 16.0, inputs: int = 1):
         super().__init__()
         half = _even(dim, "a Fourier embedding")
@@ -78,7 +84,7 @@ class GaussianFourier(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-class LabelEmbedding(nn.Embedding):
+class LabelEmbedding(Labelled, nn.Embedding):
     """A vector for each of `classes` labels, and one more, at index `classes`, for the null class.
 
     y None means the null class for the whole batch: "unconditional" in classifier-free guidance (arXiv:2207.12598),
@@ -90,9 +96,10 @@ class LabelEmbedding(nn.Embedding):
         drop: in training mode each label becomes the null class with this probability, independently.
 
     Shapes: h (B, dim) or (B, dim, H, W), y (B,) int64 with entries 0..classes, or None -> like h, the vector added.
+    The null class is for `networks.guided` and its like: models refuse it among a user's labels.
 
     Raises:
-        ValueError: classes < 1, or drop outside [0, 1].
+        ValueError: classes < 1, or drop outside [0, 1]; when called, y is not one label for each example.
     """
 
     def __init__(self, classes: int, dim: int, drop: float = 0.0):
@@ -101,7 +108,7 @@ class LabelEmbedding(nn.Embedding):
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a probability, got {drop}")
         super().__init__(classes + 1, dim)
-        self.drop = drop
+        self.classes, self.drop = classes, drop
 
     @property
     def null(self) -> int:
@@ -109,6 +116,10 @@ class LabelEmbedding(nn.Embedding):
         return self.num_embeddings - 1
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        if y is not None and y.shape != h.shape[:1]:
+            raise ValueError(
+                f"labels must be one for each example, ({len(h)},), got {tuple(y.shape)}: the two would broadcast"
+            )
         if y is not None and self.training and self.drop > 0:
             y = torch.where(torch.rand(len(y), device=y.device) < self.drop, self.null, y)
         vector = self.weight[-1:] if y is None else super().forward(y)  # (1 or B, dim)

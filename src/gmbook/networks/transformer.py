@@ -110,6 +110,8 @@ class DiT(nn.Module):
             or both classes and context are given; when called, x has another size.
     """
 
+    positions: Tensor  # (N, D)
+
     def __init__(
         self,
         shape: tuple[int, int, int],
@@ -134,7 +136,7 @@ class DiT(nn.Module):
         self.grid = (height // patch, columns // patch)
         out_channels = channels if out_channels is None else out_channels
         self.embed = nn.Linear(channels * patch**2, width)
-        self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)  # (N, D)
+        self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)
         self.condition = Condition(width, classes, drop)
         self.null = None if context is None else nn.Parameter(torch.zeros(1, context))
         self.blocks = nn.ModuleList(AdaBlock(width, heads, context, dropout) for _ in range(depth))

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmbook.core.chains import MarkovChain, MatrixChain, categorical
+from gmbook.core.checks import check_count
+from gmbook.core.model import sampling
 from gmbook.core.schedules import LinearSchedule, Schedule
 from gmbook.core.solvers import last
 from gmbook.core.tokens import Network, TokenModel, check_tokens, kl_categorical
@@ -56,8 +58,7 @@ class D3PM(TokenModel):
         super().__init__(net, shape, chain, schedule or LinearSchedule())
         if form not in ("joint", "mixture"):
             raise ValueError(f"unknown form {form!r}: 'joint' or 'mixture'")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        check_count("steps", steps)
         self.steps, self.form, self.hybrid = steps, form, hybrid
 
     def time(self, i: Tensor) -> Tensor:
@@ -107,17 +108,19 @@ class D3PM(TokenModel):
             total = total + self.terms(x, self.corrupt(x, self.time(index)), index, y)[0]
         return total
 
-    @torch.no_grad()
+    @sampling
     def trajectory(
         self, n: int, y: Tensor | None = None, steps: int | None = None, greedy: bool = False
     ) -> Iterator[Tensor]:
         """x_T, …, x_0, each (n, L). With fewer than T steps it skips: Eq. 4 holds for any s < t.
 
         Args:
-            steps: the number of jumps, T by default.
+            steps: the number of jumps, T by default; of more than T, those between equal levels stand still.
             greedy: take the likeliest token in the last step, as the paper's code does, which narrows the law.
         """
-        levels = torch.linspace(self.steps, 0, (steps or self.steps) + 1, dtype=torch.float64).round()
+        steps = self.steps if steps is None else steps
+        check_count("steps", steps)
+        levels = torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round()
         x = self.prior(n)
         yield x
         for t, s in pairwise(self.time(levels).to(x.device)):

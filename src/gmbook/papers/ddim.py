@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gmbook.core.checks import as_time, check_count
 from gmbook.core.denoiser import Denoiser
+from gmbook.core.model import sampling
 from gmbook.core.paths import Bridge, GaussianPath
 from gmbook.core.solvers import last
 
@@ -52,6 +54,7 @@ def step(
     linear path Euler's step along the velocity (fm-ddim). η = 1 is DDPM's ancestral step; `hat` is DDPM's with σ² = β,
     whatever η. One network call.
     """
+    t, s = as_time(t, xt), as_time(s, xt)
     x0, eps = denoiser.readings(denoiser(xt, t, y), xt, t, "x0", "eps")
     bridge = denoiser.path.bridge(t, s)
     direction, noise = coefficients(bridge, eta, hat)
@@ -59,7 +62,7 @@ def step(
     return x + noise * torch.randn_like(x) if hat or eta > 0 else x
 
 
-@torch.no_grad()
+@sampling
 def trajectory(
     denoiser: Denoiser,
     x: Tensor,
@@ -81,6 +84,7 @@ def trajectory(
 
 def sub_sequence(path: GaussianPath, steps: int, power: float = 1.0) -> Tensor:
     """τ_S, …, τ_1 as times, (S,): `power` 1 is the paper's linear choice, 2 its quadratic one (App. D.2)."""
+    check_count("steps", steps)
     if steps == 1:
         return path.times(1)[:1]
     return path.times(steps - 1, power)
@@ -100,7 +104,7 @@ def sample(
     return last(trajectory(denoiser, denoiser.prior(n), ts, eta, hat, y))
 
 
-@torch.no_grad()
+@sampling
 def invert(denoiser: Denoiser, x0: Tensor, steps: int = 50, power: float = 1.0, y: Tensor | None = None) -> Tensor:
     """The latent x(t_max) that the deterministic sampler carries to x0: (B, *S). Eq. 14 run backwards (ddim-inversion).
 

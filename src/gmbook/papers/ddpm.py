@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count, check_range
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.gaussians import kl_normal, log_discretised_normal, log_normal
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import Quantity, TablePath, broadcast
 from gmbook.core.solvers import last
 
@@ -23,8 +24,14 @@ def linear_betas(steps: int = 1000) -> Tensor:
     """The paper's table β_1..β_T, linear from 1e-4 to 0.02 at T = 1000 (§4): (T,), float64.
 
     For another T both ends are scaled by 1000/T, so that ᾱ_T stays about 4e-5 and the prior still fits;
-    β is kept below 0.999, which only T < 21 feels.
+    β is kept below 0.999, which only T < 21 feels. At T = 1 the one entry is the last, 0.999.
+
+    Raises:
+        ValueError: steps < 1.
     """
+    check_count("steps", steps)
+    if steps == 1:
+        return torch.tensor([0.999], dtype=torch.float64)
     scale = 1000 / steps
     return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(max=0.999)
 
@@ -44,6 +51,15 @@ class DDPM(Denoiser):
         levels: the decoder of the last step: 256 for images on the grid −1 + 2k/255 (Eq. 13), None for a density.
     """
 
+    # tables of step i, (T + 1,), float64, made by the constructor and not saved; the entry at i = 0 is never read
+    beta: Tensor
+    alpha_bar: Tensor
+    weight_x0: Tensor
+    weight_xt: Tensor
+    beta_tilde: Tensor
+    least_variance: Tensor  # β̃_i, and β̃_2 at i = 1
+    sigma_squared: Tensor
+
     def __init__(
         self,
         net: nn.Module,
@@ -60,22 +76,23 @@ class DDPM(Denoiser):
         if variance not in ("large", "small"):
             raise ValueError(f'variance must be "large" (β) or "small" (β̃), got {variance!r}')
         self.steps, self.clip, self.levels = len(betas), clip, levels
-        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        zero, one = torch.zeros_like(betas[:1]), torch.ones_like(betas[:1])
         beta = torch.cat([zero, betas])
         alpha_bar = torch.cat([one, torch.cumprod(1 - betas, 0)])
-        times = torch.arange(len(betas) + 1, dtype=torch.float64) / len(betas)
+        times = torch.arange(len(betas) + 1, dtype=torch.float64, device=betas.device) / len(betas)
         bridge = self.path.bridge(times[1:], times[:-1])
         beta_tilde = torch.cat([zero, bridge.std**2])
-        # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2
+        # β̃_1 = 0 has no density: as in the authors' code, the decoder then takes the variance of i = 2; a chain of one
+        # step has none, and takes β_1
         least = beta_tilde.clone()
-        least[1] = beta_tilde[min(2, self.steps)]
+        least[1] = beta_tilde[2] if self.steps > 1 else beta[1]
         tables = {
             "beta": beta,
             "alpha_bar": alpha_bar,
             "weight_x0": torch.cat([zero, bridge.weight_x0]),  # the entry at i = 0 is never read
             "weight_xt": torch.cat([one, bridge.weight_xt]),
             "beta_tilde": beta_tilde,
-            "least_variance": least,  # β̃_i, and β̃_2 at i = 1
+            "least_variance": least,  # β̃_i, and at i = 1 β̃_2, or β_1 where T = 1
             "sigma_squared": beta if variance == "large" else least,
         }
         for name, table in tables.items():  # all (T + 1,), float64, made by the constructor and not saved
@@ -83,13 +100,38 @@ class DDPM(Denoiser):
 
     # ------------------------------------------------------------------------------------------------ training
 
+    def check_data(self, x0: Tensor) -> None:
+        """Refuse what is no batch of the model's data; where it has levels, pixels that are not in [−1, 1].
+
+        Raises:
+            TypeError, ValueError: as `check`, and for pixels in 0..255.
+        """
+        self.check(x0)
+        if self.levels is not None and self.watch(x0):
+            check_range(x0, -1.0, 1.0, "scale the pixels with gmbook.data.scale, or build the model with levels=None")
+
+    def check_grid(self, x0: Tensor) -> None:
+        """As `check_data`; and where a decoder weighs the bins of −1 + 2k/(levels − 1), refuse what lies between.
+
+        Raises:
+            ValueError: some pixel is no grey level, as those of [0, 1] are not.
+        """
+        self.check_data(x0)
+        if self.levels is not None and self.watch(x0):
+            place = (x0 + 1) * ((self.levels - 1) / 2)
+            if bool(((place - place.round()).abs() > 0.1).any()):
+                raise ValueError(
+                    f"the decoder needs pixels on the grid -1 + 2k/{self.levels - 1}, k = 0..{self.levels - 1}: scale "
+                    "integers with gmbook.data.scale, or build the model with levels=None for a density"
+                )
+
     def loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
         """L_simple, Algorithm 1 and Eq. 14 (ddpm-simple): E ‖ε − ε_θ(√ᾱ_i x_0 + √(1 − ᾱ_i) ε, i)‖², mean over
         dimensions.
 
         With another `predicts` the same regression for that quantity.
         """
-        check_event(x0, self.shape)
+        self.check_data(x0)
         t = torch.randint(1, self.steps + 1, (len(x0),), device=x0.device).double() / self.steps
         eps = torch.randn_like(x0)
         xt = self.path.interpolate(x0, eps, t)
@@ -135,7 +177,7 @@ class DDPM(Denoiser):
         mean, variance = self.reverse(xt, torch.as_tensor(i, device=xt.device), y)
         return mean if i == 1 else mean + temperature * variance.sqrt() * torch.randn_like(xt)
 
-    @torch.no_grad()
+    @sampling
     def trajectory(self, x: Tensor, y: Tensor | None = None, temperature: float = 1.0) -> Iterator[Tensor]:
         """Algorithm 2 from x_T = x: yields x_{T−1}, …, x_0."""
         for i in range(self.steps, 0, -1):
@@ -177,7 +219,7 @@ class DDPM(Denoiser):
     @torch.no_grad()
     def bound_terms(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
         """All terms L_0, …, L_{T−1}, L_T of the bound, one draw of each x_i: (B, T + 1), nats. T network calls."""
-        check_event(x0, self.shape)
+        self.check_grid(x0)
         steps = range(1, self.steps + 1)
         terms = [self.bound_term(x0, torch.full((len(x0),), i, device=x0.device), y) for i in steps]
         return torch.stack([*terms, self.prior_term(x0)], 1)

@@ -12,16 +12,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_output
 from gmbook.core.divergence import divergence
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.density import Base, Flow
 from gmbook.core.flows.pixels import Logit
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.solvers import Solver, adjoint, dopri5, last
 
 Probe = Callable[[Tensor], Tensor]
@@ -95,7 +96,7 @@ class CNF(Bijection):
     def field(self, z: Tensor, t: Tensor) -> Tensor:
         """f(z, t) for z (B, *S) and t (): (B, *S)."""
         self.evaluations += 1
-        return self.net(z, t.to(z.dtype).expand(len(z)), None)
+        return check_output(self.net(z, t.to(z).expand(len(z)), None), z.shape)
 
     def _augmented(self, shape: torch.Size, epsilon: Tensor | None, with_jacobian: bool) -> Callable:
         """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3)."""
@@ -159,6 +160,8 @@ class FFJORD(Flow):
         options: as of `CNF`: probe, test_probe, rtol, atol, use_adjoint, solver, times.
     """
 
+    bijection: Compose
+
     def __init__(
         self,
         net: nn.Module,
@@ -176,7 +179,7 @@ class FFJORD(Flow):
     @property
     def cnf(self) -> CNF:
         """The flow's last layer."""
-        return self.bijection.layers[-1]
+        return cast(CNF, self.bijection.layers[-1])
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−E log p(x) + λ_K E ∫‖f‖² dt/D + λ_J E ∫‖εᵀ∂f/∂z‖² dt/D: (B, *S) -> (), nats. Labels play no part.
@@ -184,14 +187,14 @@ class FFJORD(Flow):
         The first term is unbiased for −log p (not for p) up to the solver's error.
         """
         x = x if self.levels is None else self.prepare(x)
-        check_event(x, self.shape)
+        self.check(x)
         x, log_det = Compose(*self.bijection.layers[:-1])(x)
         solution = self.cnf.solve(x, self.cnf.probe, with_jacobian=self.jacobian > 0)
         log_prob = self.base.log_prob(solution.z) + solution.log_det + log_det
         penalty = self.kinetic * solution.kinetic + self.jacobian * solution.jacobian
         return (penalty / math.prod(self.shape) - log_prob).mean()
 
-    @torch.no_grad()
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """Solve from noise to data: (n, *S). Labels play no part."""
         return super().sample(n)

@@ -10,6 +10,7 @@ so the discriminator's loss is −V. The latent z is Gaussian here, uniform in t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmbook.core.model import Model, Objective, check_event
+from gmbook.core.checks import check_count, check_output
+from gmbook.core.model import Model, Objective, sampling
 
 Term = Callable[[Tensor], Tensor]
 Penalty = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -39,23 +41,42 @@ class Game(NamedTuple):
     generator: Term
 
 
+# Named functions, not lambdas: a model keeps its game, and is pickled with it.
+
+
 def _minus_log_d(logit: Tensor) -> Tensor:
     return F.softplus(-logit)
 
 
+def _log_not_d(logit: Tensor) -> Tensor:
+    return -F.softplus(logit)
+
+
+def _below_margin(score: Tensor) -> Tensor:
+    return F.relu(1 - score)
+
+
+def _above_margin(score: Tensor) -> Tensor:
+    return F.relu(1 + score)
+
+
+def _as_it_is(score: Tensor) -> Tensor:
+    return score
+
+
 # V(D, G) = E log D(x) + E log(1 − D(G(z))), Eq. 1, played as written: L_D = −V, and L_G = V but for a term that G
 # cannot move (gan-value). At the best D it is −log 4 + 2 JSD(p_d ‖ p_g), Theorem 1 (gan-jsd).
-minimax = Game(_minus_log_d, F.softplus, lambda logit: -F.softplus(logit))
+minimax = Game(_minus_log_d, F.softplus, _log_not_d)
 
 # Section 3: G minimises −log D instead. The same fixed points, another game, and another gradient
 # (gan-non-saturating): at the best D that of KL(p_g ‖ p_d) − 2 JSD (gan-non-saturating-gradient).
 non_saturating = Game(_minus_log_d, F.softplus, _minus_log_d)
 
 # max(0, 1 − ℓ) and max(0, 1 + ℓ): points beyond the margin no longer pull (gan-hinge).
-hinge = Game(lambda score: F.relu(1 - score), lambda score: F.relu(1 + score), torch.neg)
+hinge = Game(_below_margin, _above_margin, torch.neg)
 
 # W_1 = sup over 1-Lipschitz ℓ of E_data ℓ − E_generated ℓ (gan-wasserstein); the critic must be held Lipschitz.
-wasserstein = Game(torch.neg, lambda score: score, torch.neg)
+wasserstein = Game(torch.neg, _as_it_is, torch.neg)
 
 
 def _input_gradient(discriminator: nn.Module, x: Tensor) -> Tensor:
@@ -68,11 +89,11 @@ def _input_gradient(discriminator: nn.Module, x: Tensor) -> Tensor:
 
 def r1(gamma: float = 1.0) -> Penalty:
     """(γ/2) E_data ‖∇ℓ(x)‖². arXiv:1801.04406, Eq. 9 (gan-r1)."""
+    return functools.partial(_r1, gamma=gamma)
 
-    def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return gamma / 2 * _input_gradient(discriminator, real).square().sum(1).mean()
 
-    return penalty
+def _r1(discriminator: nn.Module, real: Tensor, fake: Tensor, gamma: float) -> Tensor:
+    return gamma / 2 * _input_gradient(discriminator, real).square().sum(1).mean()
 
 
 def gradient_penalty(weight: float = 10.0) -> Penalty:
@@ -80,13 +101,13 @@ def gradient_penalty(weight: float = 10.0) -> Penalty:
 
     arXiv:1704.00028. It holds the critic near Lipschitz where the optimal critic's transport runs.
     """
+    return functools.partial(_gradient_penalty, weight=weight)
 
-    def penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        u = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
-        gradient = _input_gradient(discriminator, torch.lerp(real, fake.detach(), u))
-        return weight * (gradient.norm(dim=1) - 1).square().mean()
 
-    return penalty
+def _gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    u = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
+    gradient = _input_gradient(discriminator, torch.lerp(real, fake.detach(), u))
+    return weight * (gradient.norm(dim=1) - 1).square().mean()
 
 
 class GAN(Model):
@@ -114,18 +135,30 @@ class GAN(Model):
         critic_steps: int = 1,
     ):
         super().__init__()
-        if critic_steps < 1:
-            raise ValueError(f"critic_steps must be at least 1, got {critic_steps}")
+        check_count("critic_steps", critic_steps)
         self.generator, self.discriminator = generator, discriminator
         self.shape, self.latent, self.game = tuple(shape), latent, game
         self.penalty, self.critic_steps = penalty, critic_steps
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """G(z) with z ~ N(0, I): (n, *S). Labels play no part. Call `eval()` first if G has batch normalisation."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        """G(z) with z ~ N(0, I): (n, *S), without a graph. Labels play no part."""
+        return self.generate(n)
+
+    def generate(self, n: int) -> Tensor:
+        """The same as the players see it: in the mode that the model is in, and differentiable. (n, *S)"""
+        check_count("n", n)
         z = torch.randn(n, self.latent, device=self.device, dtype=self.dtype)
-        return self.generator(z)
+        return check_output(self.generator(z), (n, *self.shape), "the generator")
+
+    def score(self, x: Tensor) -> Tensor:
+        """ℓ(x), as the discriminator gives it: (B, *S) -> (B,) or (B, 1).
+
+        Raises:
+            ValueError: the discriminator returns another shape.
+        """
+        logit = self.discriminator(x)
+        return check_output(logit, (len(x), *(1,) * (logit.ndim - 1)), "the discriminator")
 
     def networks(self) -> list[nn.Module]:
         """Both, but under a penalty the generator alone: a compiled network has no gradient of its gradient."""
@@ -133,15 +166,15 @@ class GAN(Model):
 
     def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """L_D = −V for the classical games, plus the penalty: (B, *S) -> ()."""
-        check_event(x, self.shape)
+        self.check(x)
         with torch.no_grad():
-            fake = self.sample(len(x))  # a constant for this player
-        loss = self.game.real(self.discriminator(x)).mean() + self.game.fake(self.discriminator(fake)).mean()
+            fake = self.generate(len(x))  # a constant for this player
+        loss = self.game.real(self.score(x)).mean() + self.game.fake(self.score(fake)).mean()
         return loss if self.penalty is None else loss + self.penalty(self.discriminator, x, fake)
 
     def generator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """L_G on as many new samples as the batch has: (B, *S) -> ()."""
-        return self.game.generator(self.discriminator(self.sample(len(x)))).mean()
+        return self.game.generator(self.score(self.generate(len(x)))).mean()
 
     def objectives(self) -> dict[str, Objective]:
         """The discriminator at every step, the generator at every k-th; each may move its own parameters only."""

@@ -20,16 +20,19 @@ from gmbook.core.flows.density import Flow
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear, PLULinear
 from gmbook.core.flows.multiscale import Multiscale, Squeeze
 from gmbook.core.flows.pixels import Shift
+from gmbook.core.model import sampling
+from gmbook.networks.blocks import zero
 
 
-def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Module:
+def layer(channels: int, out: int, axes: int, kernel: int) -> nn.Linear | nn.Conv2d:
     """A convolution on images (axes 2), a linear map on vectors (axes 0)."""
     return nn.Linear(channels, out) if axes == 0 else nn.Conv2d(channels, out, kernel, padding=kernel // 2)
 
 
-def scaled(map: nn.Module, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+def scaled(map: nn.Linear | nn.Conv2d, x: Tensor, gain: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """gain ⊙ map(x) + shift per channel, (out,) each, multiplied into the layer's weights, of which there are fewer."""
     weight = gain.reshape(-1, *(1,) * (map.weight.ndim - 1)) * map.weight
+    assert map.bias is not None  # `layer` gives one
     bias = gain * map.bias + shift
     return F.linear(x, weight, bias) if x.ndim == 2 else F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
@@ -39,9 +42,7 @@ class ZeroLayer(nn.Module):
 
     def __init__(self, channels: int, out: int, axes: int):
         super().__init__()
-        self.map = layer(channels, out, axes, 3)
-        nn.init.zeros_(self.map.weight)
-        nn.init.zeros_(self.map.bias)
+        self.map = zero(layer(channels, out, axes, 3))
         self.log_gain = nn.Parameter(torch.zeros(out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,6 +170,7 @@ class Glow(Flow):
         self.train().loss(x)
         return self
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """x = f⁻¹(Tε), (n, *S): all noise has the standard deviation T (glow-temperature). Labels play no part.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import check_event
+from gmbook.core.checks import check_output
 from gmbook.core.paths import CosinePath, broadcast
 from gmbook.papers.ddpm import DDPM
 
@@ -65,12 +65,13 @@ class ImprovedDDPM(DDPM):
 
     def halves(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The network's two outputs: the quantity `predicts`, and r, each (B, *S)."""
-        both = super().forward(xt, t, y)
-        if both.shape[1] != 2 * xt.shape[1]:
+        both = self.output(xt, t, y)
+        if both.ndim != xt.ndim or both.shape[1] != 2 * xt.shape[1]:
             raise ValueError(
-                f"a learned variance needs a network with {2 * xt.shape[1]} output channels, got {both.shape[1]}: "
+                f"a learned variance needs a network with {2 * xt.shape[1]} output channels, got {tuple(both.shape)}: "
                 "build it with out or out_channels twice the input's"
             )
+        check_output(both, (len(xt), 2 * xt.shape[1], *xt.shape[2:]))
         first, second = both.chunk(2, 1)
         return first, second
 
@@ -104,7 +105,7 @@ class ImprovedDDPM(DDPM):
         L_simple is a mean over dimensions, so L_vlb, a *sum* over the T steps, is taken in bits per dimension: T times
         the drawn term. Its gradient reaches only the variance: the mean enters it detached.
         """
-        check_event(x0, self.shape)
+        self.check_data(x0)
         i = torch.randint(1, self.steps + 1, (len(x0),), device=x0.device)
         t, eps = i.double() / self.steps, torch.randn_like(x0)
         xt = self.path.interpolate(x0, eps, t)
@@ -120,7 +121,7 @@ class ImprovedDDPM(DDPM):
         E over i ~ p of L_i/p_i = Σ_i L_i, unbiased for any p; its gradient reaches mean and variance. Train with it by
         `objectives={"vlb": Objective(model.vlb_loss, list(model.parameters()))}`.
         """
-        check_event(x0, self.shape)
+        self.check_data(x0)
         i, probability = self.importance.draw(len(x0))
         terms = self.bound_term(x0, i, y)
         self.importance.record(i, terms.detach())
@@ -134,7 +135,7 @@ class ImprovedDDPM(DDPM):
         kept = sub_sequence(self.steps, steps)
         net, betas = Respaced(self.net, kept.to(self.alpha_bar) / self.steps), strided_betas(self.alpha_bar, kept)
         options: dict[str, Any] = {"predicts": self.predicts, "clip": self.clip, "levels": self.levels}
-        return ImprovedDDPM(net, self.shape, betas=betas, vlb_weight=self.vlb_weight, **options)
+        return ImprovedDDPM(net, self.shape, betas=betas, vlb_weight=self.vlb_weight, **options).to(self.device)
 
 
 # --------------------------------------------------------------------------------------- strided sub-sequences

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.gaussians import kl_normal
-from gmbook.core.model import Model, Objective, check_event
+from gmbook.core.model import Model, Objective, sampling
 from gmbook.papers.vqgan import Autoencoder
 
 
@@ -128,6 +129,7 @@ class LatentDiffusion(Model):
 
         return {name: o._replace(loss=on_latents(o.loss)) for name, o in self.prior.objectives().items()}
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """D(z/s) for n draws z of the prior by its own sampler: (n, *S)."""
         return self.decode(self.prior.sample(n, y))

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count, check_event, check_output
 from gmbook.core.gaussians import log_normal
-from gmbook.core.model import Model, check_event
+from gmbook.core.model import Model, sampling
 from gmbook.core.solvers import last
 from gmbook.networks.guided import Guided
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
@@ -109,7 +110,7 @@ class MeanHead(Head):
         self.net = net
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
-        return F.mse_loss(self.net(z), x)
+        return F.mse_loss(check_output(self.net(z), x.shape), x)
 
     def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
         mean = self.net(z)
@@ -231,7 +232,7 @@ class MAR(Model):
         order, total = self.draw_order(len(x)), self.backbone.tokens
         tokens = _take(self.tokenise(x), order)
         masked = total if self.backbone.causal else math.ceil(total * mask_ratios(1, *self.ratio).item())
-        z = self.backbone(tokens, order, total - masked, y)  # (B, masked, D)
+        z = self.backbone(tokens, order, total - masked, self.labels(y, len(x)))  # (B, masked, D)
         return self.head.loss(tokens[:, total - masked :].flatten(0, 1), z.flatten(0, 1))
 
     def sizes(self, steps: int | None) -> list[int]:
@@ -241,7 +242,7 @@ class MAR(Model):
             raise ValueError(f"a causal backbone draws one token a step: leave steps out, or {self.backbone.tokens}")
         return cosine_sizes(self.backbone.tokens, steps)
 
-    @torch.no_grad()
+    @sampling
     def trajectory(
         self, n: int, y: Tensor | None = None, steps: int | None = None, scale: float = 1.0, temperature: float = 1.0
     ) -> Iterator[Tensor]:
@@ -257,8 +258,8 @@ class MAR(Model):
         Raises:
             ValueError: n < 1, steps makes no sense, or guidance without labels.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count("n", n)
+        y = self.labels(y, n)
         copies, total = 1, self.backbone.tokens
         if scale != 1:  # the backbone reads the tokens twice in one call, with and without the label
             if y is None or self.backbone.classes is None:

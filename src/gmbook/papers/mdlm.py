@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gmbook.core.chains import Chain, categorical
-from gmbook.core.paths import check_time
+from gmbook.core.checks import as_time, check_count
+from gmbook.core.model import sampling
 from gmbook.core.schedules import LinearSchedule, Schedule
 from gmbook.core.solvers import last
-from gmbook.core.tokens import Network, TokenModel, check_tokens
+from gmbook.core.tokens import Network, TokenModel, check_tokens, clamp
 
 
 class MDLM(TokenModel):
@@ -56,7 +57,7 @@ class MDLM(TokenModel):
         with probability 1, so that its log is 0 there and −∞ elsewhere. At a mask the ideal answer is the data's
         conditional given what shows, at every time (mdlm-timeless).
         """
-        check_time(t)
+        t = as_time(t, xt)
         logits = self(xt, t if self.timed else torch.zeros_like(t), y)
         shown = torch.where(self.chain.law(xt)[..., : self.mask].bool(), 0.0, -torch.inf).to(logits)
         return torch.where((xt == self.mask)[..., None], logits.log_softmax(-1), shown)
@@ -133,6 +134,7 @@ class MDLM(TokenModel):
             raise ValueError("the bound is a sum over mask counts for untimed networks only: use nelbo(x)")
         length, total, zero = x.shape[1], self.prior_kl(x), self.moment(0.0)
         draws = length if draws is None else draws
+        check_count("draws", draws)
         for j in range(draws):
             u = torch.rand(len(x), 1, dtype=torch.float64, device=x.device)
             k = 1 + ((j + u) / draws * length).long()  # (B, 1), uniform on 1..L over all draws together
@@ -142,9 +144,10 @@ class MDLM(TokenModel):
         return total
 
     def _times(self, steps: int) -> Tensor:
+        check_count("steps", steps)
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=self.device)
 
-    @torch.no_grad()
+    @sampling
     def trajectory(
         self, n: int, y: Tensor | None = None, steps: int = 128, known: Tensor | None = None, cache: bool = True
     ) -> Iterator[Tensor]:
@@ -160,12 +163,13 @@ class MDLM(TokenModel):
             cache: call the network on rows that changed and are not done, only (mdlm-cache-calls); of no effect if the
                 network is `timed`.
         """
-        x = torch.full((n, *self.shape), self.mask, device=self.device)
-        x = x if known is None else torch.where(known >= 0, known, x)
+        check_count("n", n)
+        times, y = self._times(steps), self.labels(y, n)
+        x = clamp(torch.full((n, *self.shape), self.mask, device=self.device), known)
         yield x
         probabilities = torch.zeros(*x.shape, self.mask, dtype=torch.float64, device=x.device)
         stale = torch.ones(n, dtype=torch.bool, device=x.device)
-        for t, s in pairwise(self._times(steps)):
+        for t, s in pairwise(times):
             rows = stale if cache and not self.timed else torch.ones_like(stale)
             if bool(rows.any()):
                 labels = None if y is None else y[rows]
@@ -182,13 +186,14 @@ class MDLM(TokenModel):
         """n samples, (n, L): the end of `trajectory`."""
         return last(self.trajectory(n, y, steps, known, cache))
 
-    @torch.no_grad()
+    @sampling
     def first_hitting(self, n: int, y: Tensor | None = None) -> Tensor:
         """n samples, (n, L), with no error from finite steps, in L network calls. Zheng et al., arXiv:2409.02908.
 
         With m masks left, the next one is revealed when 1 − ᾱ has fallen by a factor u^{1/m}, u uniform; it is
         any of the m, and its token comes from x_θ at that time (mdlm-first-hitting).
         """
+        check_count("n", n)
         x = torch.full((n, *self.shape), self.mask, device=self.device)
         moved = self.schedule.moved(self.moment(1.0)).expand(n)
         rows = torch.arange(n, device=x.device)

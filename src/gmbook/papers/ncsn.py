@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count, check_event
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import Quantity, VEPath, broadcast
 from gmbook.core.solvers import langevin, last
 
@@ -61,6 +62,10 @@ class LevelPath(VEPath):
     def times(self, steps: int, power: float = 1.0) -> Tensor:
         """As `GaussianPath.times`, on the levels. More steps than levels stand still at some; samplers allow it."""
         return (super().times(steps, power) * (self.levels - 1)).round() / (self.levels - 1)
+
+    def karras_times(self, steps: int, rho: float = 7.0) -> Tensor:
+        """As `GaussianPath.karras_times`, on the levels."""
+        return (super().karras_times(steps, rho) * (self.levels - 1)).round() / (self.levels - 1)
 
 
 class NCSN(Denoiser):
@@ -150,7 +155,7 @@ def code_step(epsilon: float, ratio: float) -> float:
     return 2 * paper_step(epsilon, ratio)
 
 
-@torch.no_grad()
+@sampling
 def annealed_langevin(
     denoiser: Denoiser,
     x: Tensor,
@@ -175,6 +180,7 @@ def annealed_langevin(
         denoise: end with the x_0 reading x + σ_L² s(x, σ_L), which takes the last level's noise away (NCSNv2; the
             first paper has it not).
     """
+    check_count("per_level", per_level)
     path = denoiser.path
     sigmas, alphas = path.sigma(ts), path.alpha(ts)
     for i, t in enumerate(ts):

@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import Objective, check_event
+from gmbook.core.checks import check_event
+from gmbook.core.model import Objective
 from gmbook.core.solvers import Solver, rk4
 from gmbook.papers.flow_matching import FlowMatching, TimeLaw, uniform
 

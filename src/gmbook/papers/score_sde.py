@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_event
 from gmbook.core.denoiser import Denoiser
-from gmbook.core.model import check_event
+from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, broadcast
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import Field, Solver, euler_maruyama, heun, last
@@ -92,7 +93,7 @@ def _finish(denoiser: Denoiser, states: Iterator[Tensor], t: Tensor, y: Tensor |
     yield denoiser.predict("x0", x, t, y)
 
 
-@torch.no_grad()
+@sampling
 def flow_trajectory(
     denoiser: Denoiser, x: Tensor, ts: Tensor, solver: Solver = heun, y: Tensor | None = None
 ) -> Iterator[Tensor]:
@@ -100,7 +101,7 @@ def flow_trajectory(
     yield from _finish(denoiser, solver(flow_field(denoiser, y), x, ts), ts[-1], y)
 
 
-@torch.no_grad()
+@sampling
 def sde_trajectory(
     denoiser: Denoiser,
     x: Tensor,
@@ -142,7 +143,7 @@ def reverse_sde(
     return last(sde_trajectory(denoiser, denoiser.prior(n), ts, noise, y))
 
 
-@torch.no_grad()
+@sampling
 def predictor_corrector(
     denoiser: Denoiser,
     n: int,

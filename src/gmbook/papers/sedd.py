@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from gmbook.core.chains import Chain, categorical
+from gmbook.core.checks import check_count
+from gmbook.core.model import sampling
 from gmbook.core.schedules import LinearSchedule, Schedule
 from gmbook.core.solvers import last
-from gmbook.core.tokens import Network, TokenModel
+from gmbook.core.tokens import Network, TokenModel, clamp
 
 
 def score_entropy(log_score: Tensor, ratio: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ class SEDD(TokenModel):
         law[..., self.chain.vocab :] *= alpha_bar_s < 1
         return law / law.sum(-1, keepdim=True)
 
-    @torch.no_grad()
+    @sampling
     def trajectory(
         self,
         n: int,
@@ -160,6 +162,7 @@ class SEDD(TokenModel):
         """
         if sampler not in ("tweedie", "euler"):
             raise ValueError(f"unknown sampler {sampler!r}: 'tweedie' or 'euler'")
+        check_count("steps", steps)
         x = clamp(self.prior(n), known)
         yield x
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=x.device)
@@ -180,8 +183,3 @@ class SEDD(TokenModel):
     ) -> Tensor:
         """n samples, (n, L): the end of `trajectory`."""
         return last(self.trajectory(n, y, steps, sampler, known))
-
-
-def clamp(x: Tensor, known: Tensor | None) -> Tensor:
-    """x with the known tokens put in, where `known` is not −1: (B, L)."""
-    return x if known is None else torch.where(known >= 0, known, x)

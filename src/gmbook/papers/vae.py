@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.checks import Watch, check_count, check_output, check_range
 from gmbook.core.gaussians import kl_normal, log_normal
-from gmbook.core.model import Model, check_event
+from gmbook.core.model import Model, sampling
 
 Normal = tuple[Tensor, Tensor]  # the mean and the standard deviation of a diagonal Gaussian over z, each (B, latent)
 
@@ -36,9 +37,19 @@ class Likelihood(nn.Module, ABC):
 
 
 class Bernoulli(Likelihood):
-    """Pixels in {0, 1}; the decoder outputs logits (vae-bernoulli). With grey targets it is no likelihood at all."""
+    """Pixels in {0, 1}; the decoder outputs logits (vae-bernoulli). With grey targets it is no likelihood at all.
+
+    Raises:
+        ValueError: (in `log_prob`) pixels outside [0, 1], which would have a code length below 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = Watch()
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        if self.watch(x):
+            check_range(x, 0.0, 1.0, "binarise integers with gmbook.data.binarise, or take a Gaussian likelihood")
         return -F.binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
@@ -111,19 +122,27 @@ class VAE(Model):
 
     def encode(self, x: Tensor) -> Normal:
         """μ(x) and the *standard deviation* σ(x) of q(z | x): each (B, latent)."""
-        check_event(x, self.shape)
-        mean, log_variance = self.encoder(x).chunk(2, 1)
+        self.check(x)
+        mean, log_variance = check_output(self.encoder(x), (len(x), 2 * self.latent), "the encoder").chunk(2, 1)
         return mean, torch.exp(log_variance / 2)
 
     def reparametrise(self, mean: Tensor, std: Tensor) -> Tensor:
         """z = μ + σ ⊙ ε, ε ~ N(0, I) (vae-reparametrisation): (B, latent)."""
         return mean + std * torch.randn_like(std)
 
+    def decode(self, z: Tensor) -> Tensor:
+        """The decoder's output, which the likelihood reads: (B, latent) -> (B, *S).
+
+        Raises:
+            ValueError: the decoder returns another shape.
+        """
+        return check_output(self.decoder(z), (len(z), *self.shape), "the decoder")
+
     # ------------------------------------------------------------------------------------------------ the bound
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x, z) = log p(x | z) + log p(z), nats: x (B, *S), z (B, latent) -> (B,)."""
-        return self.likelihood.log_prob(x, self.decoder(z)) + log_normal(z, 0.0, 1.0)
+        return self.likelihood.log_prob(x, self.decode(z)) + log_normal(z, 0.0, 1.0)
 
     def rate_distortion(self, x: Tensor, q: Normal | None = None) -> tuple[Tensor, Tensor]:
         """Rate KL(q(z|x) ‖ p(z)), exact, and distortion −log p(x|z) at one z ~ q: each (B,), nats. Eq. 10.
@@ -133,10 +152,12 @@ class VAE(Model):
         """
         mean, std = self.encode(x) if q is None else q
         rate = kl_normal(mean, std).sum(1)
-        return rate, -self.likelihood.log_prob(x, self.decoder(self.reparametrise(mean, std)))
+        return rate, -self.likelihood.log_prob(x, self.decode(self.reparametrise(mean, std)))
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The negative β-ELBO, estimator B (analytic KL), mean over the batch, nats, (): −1/N times the paper's Eq. 8.
+
+        Labels play no part.
 
         N times it estimates the sum over the whole data set without bias (vae-minibatch). With β = 1 its mean over the
         law of the data is never below that law's entropy (vae-floor).
@@ -157,6 +178,7 @@ class VAE(Model):
 
         Their mean over j is the paper's estimator A, Eq. 6; logsumexp makes the IWAE bound.
         """
+        check_count("k", k)
         mean, std = (c.repeat(k, 1) for c in (self.encode(x) if q is None else q))
         z = self.reparametrise(mean, std)
         repeated = x.repeat(k, *[1] * (x.ndim - 1))
@@ -201,11 +223,12 @@ class VAE(Model):
 
     # ------------------------------------------------------------------------------------------ samples, diagnosis
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """E[x | z] for n draws z ~ p(z): (n, *S). (`likelihood.draw` adds the decoder's own noise.)"""
+        """E[x | z] for n draws z ~ p(z): (n, *S). Labels play no part. (`likelihood.draw` adds the decoder's noise.)"""
+        check_count("n", n)
         z = torch.randn(n, self.latent, device=self.device, dtype=self.dtype)
-        with torch.no_grad():
-            return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decode(z))
 
     @torch.no_grad()
     def active_units(self, x: Tensor, threshold: float = 0.01) -> Tensor:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmbook.core.model import Model, Objective, check_event
+from gmbook.core.checks import check_event, check_output
+from gmbook.core.model import Model, Objective, sampling
 from gmbook.papers.gan import Game, hinge
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (x, x̂), each (B, *S) -> (B,)
@@ -103,7 +104,7 @@ class Autoencoder(Model, ABC):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The reconstruction x̂ that is trained, (B, *S), and L_reg, (B,)."""
 
-    @torch.no_grad()
+    @sampling
     def reconstruct(self, x: Tensor) -> Tensor:
         """D(E(x)): (B, *S)."""
         return self.decode(self.encode(x))
@@ -111,6 +112,7 @@ class Autoencoder(Model, ABC):
     def _rec_and_reg(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """L_rec = Σ_pixels (|x − x̂| + perceptual(x, x̂)), (), L_reg, (), and x̂."""
         output, penalty = self(x)
+        check_output(output, x.shape, "the decoder")
         rec = (x - output).abs().flatten(1).sum(1)
         if self.perceptual is not None:
             rec = rec + x[0].numel() * self.perceptual(x, output)

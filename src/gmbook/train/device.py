@@ -6,5 +6,5 @@ import torch
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU where there is one that CUDA drives, else the CPU. Apple's has no float64, and is not used."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -47,6 +47,7 @@ def fit(
     save_every: int = 500,
     progress: bool = True,
     log: Log | None = None,
+    begun: Callable[[], None] | None = None,
     objectives: dict[str, Objective] | None = None,
     ema: EMA | None = None,
     **settings: Any,
@@ -67,6 +68,7 @@ def fit(
         save_every: steps between checkpoints; the last step is always saved.
         progress: show a bar with steps per second, time left and losses.
         log: gets the number and the recent mean losses of every tenth step, for a logbook such as TensorBoard.
+        begun: called before the first step, once nothing is left to refuse.
 
     Raises:
         Diverged: a loss became NaN or infinite; the last checkpoint stays.
@@ -84,6 +86,9 @@ def fit(
     ema = recipe.average(model) if ema is None else ema
     run = _Run(model, recipe, State(objectives, recipe), ema, batches, Path(folder) if folder is not None else None)
     run.begin(resume)
+
+    if begun is not None:
+        begun()
 
     loop = train(model, batches, recipe, objectives=objectives, ema=ema, state=run.state)
     start, pace = run.state.step, _pace()

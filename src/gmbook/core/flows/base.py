@@ -9,6 +9,8 @@ in the shape of x.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -28,9 +30,11 @@ class Bijection(nn.Module, ABC):
 class Compose(Bijection):
     """z = f_K(… f_1(x)): the log-determinants add (realnvp-composition)."""
 
+    layers: Sequence[Bijection]
+
     def __init__(self, *layers: Bijection):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = cast("Sequence[Bijection]", nn.ModuleList(layers))  # torch's types do not say what it holds
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(len(x))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_output
 from gmbook.core.flows.base import Bijection
 
 
@@ -49,7 +50,7 @@ class AdditiveCoupling(Bijection):
         self.register_buffer("mask", _checked(mask))
 
     def _shift(self, x: Tensor) -> Tensor:
-        return (1 - self.mask) * self.net(self.mask * x)
+        return (1 - self.mask) * check_output(self.net(self.mask * x), x.shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x + self._shift(x), x.new_zeros(len(x))
@@ -80,7 +81,8 @@ class AffineCoupling(Bijection):
         self.register_buffer("mask", _checked(mask))
 
     def _scale_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.net(self.mask * x).chunk(2, 1)
+        both = check_output(self.net(self.mask * x), (len(x), 2 * x.shape[1], *x.shape[2:]))
+        s, t = both.chunk(2, 1)
         moves = 1 - self.mask
         return moves * self.bound(s), moves * t
 
@@ -109,14 +111,18 @@ class SplitCoupling(Bijection):
         super().__init__()
         self.net, self.kept = net, kept
 
+    def _scale_shift(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.net(x1)
+        return check_output(s, x2.shape), check_output(t, x2.shape)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x1, x2 = x[:, : self.kept], x[:, self.kept :]
-        s, t = self.net(x1)
+        s, t = self._scale_shift(x1, x2)
         return torch.cat([x1, x2 * s.exp() + t], 1), s.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
-        s, t = self.net(z1)
+        s, t = self._scale_shift(z1, z2)
         return torch.cat([z1, (z2 - t) * (-s).exp()], 1)
 
 

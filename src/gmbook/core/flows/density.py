@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count
 from gmbook.core.flows.base import Bijection
 from gmbook.core.flows.pixels import bits_per_dim, dequantise
 from gmbook.core.gaussians import log_normal
-from gmbook.core.model import Model, check_event
+from gmbook.core.model import Model, sampling
 
 
 class Base(Protocol):
@@ -69,6 +70,8 @@ class Flow(Model):
             dequantise them, and f takes [0, 1). None: `loss` takes real numbers.
     """
 
+    bijection: Bijection
+
     def __init__(
         self, bijection: Bijection, shape: tuple[int, ...], base: Base | None = None, levels: int | None = None
     ):
@@ -78,7 +81,7 @@ class Flow(Model):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), nats: (B, *S) -> (B,); for images x lies in [0, 1) and this is a density there."""
-        check_event(x, self.shape)
+        self.check(x)
         z, log_det = self.bijection(x)
         return self.base.log_prob(z) + log_det
 
@@ -91,7 +94,7 @@ class Flow(Model):
 
     def prepare(self, k: Tensor) -> Tensor:
         """Integers (B, *S) to [0, 1), with fresh noise."""
-        return dequantise(k, self.levels or 256).to(self.dtype)
+        return dequantise(k, self.levels or 256, look=self.watch).to(self.dtype)
 
     def bits_per_dim(self, k: Tensor) -> Tensor:
         """An upper bound of the negative log-likelihood of integers (B, *S), in bits per coordinate, (B,).
@@ -107,8 +110,10 @@ class Flow(Model):
         nats = -self.log_prob(self.prepare(k))
         return bits_per_dim(nats, math.prod(self.shape), offset=math.log2(self.levels))
 
+    @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """n samples x = f⁻¹(z), (n, *S), real numbers (images: near [0, 1)). Labels play no part."""
+        check_count("n", n)
         return self.bijection.inverse(self.base.sample(n))
 
 

@@ -94,6 +94,9 @@ class FlowBatchNorm(Bijection):
         channels: C.
         momentum: the weight of a new batch in the running averages.
         eps: ε, so that a channel that is constant does no harm.
+
+    Raises:
+        ValueError: a training batch holds a single value per channel, which has no variance.
     """
 
     mean: Tensor
@@ -108,6 +111,10 @@ class FlowBatchNorm(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = self.mean, self.variance
         if self.training:
+            if x.numel() == x.shape[1]:
+                raise ValueError(
+                    "batch normalisation needs at least two values per channel: use a larger batch, or eval()"
+                )
             variance, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1, correction=0)
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
@@ -205,7 +212,7 @@ class Permute(Bijection):
 
     def __init__(self, order: Tensor):
         super().__init__()
-        if not torch.equal(order.sort().values, torch.arange(len(order))):
+        if not torch.equal(order.sort().values, torch.arange(len(order), device=order.device)):
             raise ValueError(f"order must be a permutation of 0..{len(order) - 1}, got {order.tolist()}")
         self.register_buffer("order", order)
 

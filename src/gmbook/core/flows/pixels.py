@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gmbook.core.checks import Watch, check_range
 from gmbook.core.flows.base import Bijection
 
 
@@ -20,15 +22,22 @@ class Logit(Bijection):
 
     Args:
         alpha: α in (0, ½), 0.05 in RealNVP. Bits/dim of MNIST mean nothing unless α is stated.
+
+    Raises:
+        ValueError: alpha lies outside (0, ½); or, when called, x lies where α + (1 − 2α)x leaves [0, 1]. (Between
+            that and [0, 1] it is what `inverse` returns, for some z.)
     """
 
     def __init__(self, alpha: float = 0.05):
         super().__init__()
         if not 0 < alpha < 0.5:
             raise ValueError(f"alpha must lie in (0, 1/2), got {alpha}")
-        self.alpha = alpha
+        self.alpha, self.watch = alpha, Watch()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.watch(x):
+            beyond = self.alpha / (1 - 2 * self.alpha)
+            check_range(x, 0.0, 1.0, "dequantise integers first, or build the flow with levels", beyond + 1e-6)
         y = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
         log_slope = math.log1p(-2 * self.alpha) + F.softplus(y) + F.softplus(-y)
         return y, log_slope.flatten(1).sum(1)
@@ -51,11 +60,14 @@ class Shift(Bijection):
         return z + self.constant
 
 
-def dequantise(k: Tensor, levels: int = 256) -> Tensor:
+def dequantise(k: Tensor, levels: int = 256, look: Callable[[Tensor], bool] = lambda k: not k.is_meta) -> Tensor:
     """(k + u)/levels with u ~ U[0, 1): integers (B, *S) in 0..levels − 1 -> floats in [0, 1), default dtype.
 
     By Jensen E_u log p(k + u) ≤ log ∫ p(k + u) du = log P(k): the dequantised density bounds the likelihood
     of the integers from below, and the gap is KL(U[0, 1) ‖ p(u | k)) (realnvp-dequantisation).
+
+    Args:
+        look: whether to look at the values now, such as a `Watch`; always, by default.
 
     Raises:
         TypeError: k is not of an integer type.
@@ -63,9 +75,10 @@ def dequantise(k: Tensor, levels: int = 256) -> Tensor:
     """
     if k.is_floating_point():
         raise TypeError(f"dequantisation needs integers in 0..{levels - 1}, got {k.dtype}: pass the raw pixels")
-    low, high = int(k.min()), int(k.max())  # in Python's integers: 256 overflows uint8
-    if low < 0 or high >= levels:
-        raise ValueError(f"pixels must lie in 0..{levels - 1}, got values from {low} to {high}")
+    if k.numel() and look(k):
+        low, high = int(k.min()), int(k.max())  # in Python's integers: 256 overflows uint8
+        if low < 0 or high >= levels:
+            raise ValueError(f"pixels must lie in 0..{levels - 1}, got values from {low} to {high}")
     u = torch.rand(k.shape, device=k.device)
     return ((k + u) / levels).clamp(max=1 - torch.finfo(u.dtype).eps / 2)  # k + u may round up to k + 1
 

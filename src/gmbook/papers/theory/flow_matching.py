@@ -12,7 +12,8 @@ def conditional_velocity(path: GaussianPath, xt: Tensor, x0: Tensor, t: Tensor) 
     (fm-ot-field, fm-vp-field).
 
     It generates N(αx_0, σ²I). Its mean over p(x_0 | x_t) is the marginal field u_t(x) of Theorem 1 (fm-marginal), which
-    `Truth(law, path, "velocity")` gives for a known law. Singular where σ = 0.
+    `Truth(law, path, "velocity")` gives for a known law. At σ = 0
+    x says nothing of ε, and ε's mean stands for it, 0.
     """
     return path.convert(x0, xt, t, "x0", "velocity")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmbook.core.model import sampling
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import Solver, last, rk4
 from gmbook.papers.flow_matching import FlowMatching
 
 
-@torch.no_grad()
+@sampling
 def straightness(
     flow: FlowMatching, noise: Tensor, y: Tensor | None = None, steps: int = 100, solver: Solver = rk4
 ) -> Tensor:

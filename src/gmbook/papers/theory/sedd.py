@@ -35,5 +35,6 @@ def denoising_score_entropy(log_score: Tensor, p0: Tensor, kernel: Tensor, weigh
     The same but for a constant, for p = p_0 q. kernel: q(x | x_0), (K, K), row x_0.
     """
     ratio = kernel[:, None, :] / kernel[:, :, None]  # (x_0, x, y)
-    entropy = (weights * score_entropy(log_score, ratio)).masked_fill(torch.eye(len(p0), dtype=torch.bool), 0.0)
+    same = torch.eye(len(p0), dtype=torch.bool, device=p0.device)
+    entropy = (weights * score_entropy(log_score, ratio)).masked_fill(same, 0.0)
     return torch.einsum("a,ax,axy->", p0, kernel, entropy)

@@ -1,13 +1,10 @@
-"""The five snippets at the end of the VAE chapter run as they stand, one after the other, and do what they say."""
+"""What the snippets of the VAE's chapter do."""
 
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -19,29 +16,9 @@ from gmbook.papers.theory.vae import linear_vae_rates
 from gmbook.papers.vae import VAE, Gaussian
 from gmbook.train import train
 
-TEXT = Path(__file__).resolve().parents[2] / "chapters" / "01_vae" / "vae.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
-
-@pytest.fixture(scope="module")
-def after() -> dict[str, Any]:
-    """What is known after the snippets: a reader runs them in order, in one session."""
-    torch.manual_seed(0)
-    names: dict[str, Any] = {}
-    for snippet in SNIPPETS:
-        exec(snippet, names)
-    return names
-
-
-def test_as_many_as_the_card_promises_of_at_most_ten_lines():
-    promised = re.findall(r"^\d\. ", TEXT.read_text(encoding="utf-8").split("\n## ")[0], re.MULTILINE)
-    assert len(SNIPPETS) == len(promised) == 5
-    for snippet in SNIPPETS:
-        assert len([line for line in snippet.splitlines() if line.strip()]) <= 10
-
-
-def test_1_the_gap_is_the_one_on_a_grid_of_codes(after):
-    model, x = after["model"].eval(), after["x"]
+def snippet_1_the_gap_is_the_one_on_a_grid_of_codes(names: dict[str, Any], printed: str) -> None:
+    model, x = names["model"].eval(), names["x"]
     axis = torch.linspace(-4.5, 4.5, 201)
     codes = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
@@ -50,25 +27,25 @@ def test_1_the_gap_is_the_one_on_a_grid_of_codes(after):
         bound = model.elbo(x.repeat(500, 1)).mean()
         assert abs(model.iwae(x, 1000).mean() - evidence.mean()) < 0.02
     assert 0.01 < evidence.mean() - bound < 1
-    assert abs(after["gap"] - (evidence.mean() - bound)) < 0.25  # one draw of each z
+    assert abs(names["gap"] - (evidence.mean() - bound)) < 0.25  # one draw of each z
 
 
-def test_2_the_score_function_is_noisier(after):
-    assert after["noise"]["score function"] > 3 * after["noise"]["reparametrised"]
+def snippet_2_the_score_function_is_noisier(names: dict[str, Any], printed: str) -> None:
+    assert names["noise"]["score function"] > 3 * names["noise"]["reparametrised"]
 
 
-def test_3_both_parts_are_positive_and_add_up(after):
-    approximation, amortisation = after["approximation"], after["amortisation"]
+def snippet_3_both_parts_are_positive_and_add_up(names: dict[str, Any], printed: str) -> None:
+    approximation, amortisation = names["approximation"], names["amortisation"]
     assert approximation > 0 and amortisation > 0
-    assert (approximation + amortisation - after["evidence"] + after["bound"]).abs() < 1e-5
+    assert (approximation + amortisation - names["evidence"] + names["bound"]).abs() < 1e-5
 
 
-def test_4_the_rates_are_half_a_logarithm(after):
-    torch.testing.assert_close(after["rates"], torch.tensor([math.log(2), 0.0]))
-    assert after["alive"].tolist() == [True, True]
+def snippet_4_the_rates_are_half_a_logarithm(names: dict[str, Any], printed: str) -> None:
+    torch.testing.assert_close(names["rates"], torch.tensor([math.log(2), 0.0]))
+    assert names["alive"].tolist() == [True, True]
 
 
-def test_4_the_prediction_comes_true():
+def snippet_4_the_prediction_comes_true(names: dict[str, Any], printed: str) -> None:
     std, variances = 1.0, torch.tensor([4.0, 0.5])
     torch.manual_seed(0)
     model = VAE(nn.Linear(2, 4), nn.Linear(2, 2), 2, (2,), Gaussian(std, learned=False))
@@ -80,12 +57,12 @@ def test_4_the_prediction_comes_true():
     assert model.active_units(x).sum() == 1
 
 
-def test_5_a_right_loss_stays_above_the_entropy_and_a_bug_falls_below(after):
+def snippet_5_a_right_loss_stays_above_the_entropy_and_a_bug_falls_below(names: dict[str, Any], printed: str) -> None:
     class Buggy(VAE):
         def reparametrise(self, mean, std):
             return mean + std.square() * torch.randn_like(std)  # a variance for a standard deviation
 
-    assert 0 < after["excess"] < 1.5
+    assert 0 < names["excess"] < 1.5
     law = plane.moons()
     torch.manual_seed(0)
     model = Buggy(MLP(2, 4, 64, 2), MLP(2, 2, 64, 2), 2, (2,), Gaussian(0.3))
