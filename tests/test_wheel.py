@@ -1,7 +1,9 @@
-"""Installed without the clone: the commands run from a wheel's contents alone, in an empty folder, without a network."""
+"""Installed without the clone: all runs from a wheel's contents alone, in an empty folder, without a network."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -54,7 +56,7 @@ from gmbook import data, experiments
 from gmbook.data import download
 assert len(data.digits()) == 1297 and len(data.digits_or("mnist")) == 1297 and data.prose().whole > 10_000
 assert download.clone() is None and download.cache().parts[-2:] == (".cache", "gmbook")
-assert experiments.record("ddpm", "mnist", "laptop").metrics["samples"] == 1000
+assert experiments.record("ddpm", "mnist", "laptop").metrics["read_as_asked"].protocol.samples == 1000
 model = experiments.load_pretrained("vae", "mnist", "laptop")
 print(tuple(model.sample(2).shape))
 """
@@ -71,3 +73,49 @@ def test_every_command_runs_or_says_what_needs_the_clone(outside):
     assert "no metrics yet" in outside("evaluate", "run", expect=2)
     assert "clone it" in outside("record", "run", expect=2)
     assert outside("train", "ddpm", "mnist", expect=2).count("\n") <= 4
+
+
+def own_data(folder):
+    """200 PNGs of odd sizes, a table, a text."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for k in range(200):
+        height, width = draw.integers(17, 60, 2)
+        pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"picture {k} ü.png")
+    np.savetxt(
+        folder / "table.csv", draw.normal(size=(200, 3)) + [100, 0, -5], delimiter=",", header="a,b,c", comments=""
+    )
+    (folder / "novel.txt").write_text("Der Fluß fließt — ohne Eile.\n" * 200, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "paper, source, found, metric, files",
+    [
+        ("ddpm", "photos", "160 images (3, 16, 16)", "bits_per_dim_bound", []),
+        (
+            "realnvp",
+            "table.csv",
+            "160 points of 3: a, b, c",
+            "nats_per_point",
+            ["samples.csv"],
+        ),
+        ("mdlm", "novel.txt", "characters of 18 kinds", "bits_per_letter_bound", ["samples.txt"]),
+    ],
+)
+def test_ones_own_data_are_trained_on_sampled_and_evaluated(outside, tmp_path, paper, source, found, metric, files):
+    own_data(tmp_path)
+    assert found in outside("train", paper, source, "--steps", "2", "--out", "run")
+    about = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert Path(about["data"]["path"]) == tmp_path / source and about["data"]["examples"] > 100
+    report = json.loads(outside("evaluate", "run", "--n", "2"))
+    assert math.isfinite(report[metric]["value"]) and report[metric]["baselines"]
+    outside("record", "run", "--n", "2")
+    assert list((tmp_path / "run" / "record").rglob("record.json"))
+    (tmp_path / source).rename(tmp_path / "away")  # a run can be sampled without its data
+    outside("sample", "run", "--per-class", "1")
+    assert all((tmp_path / "run" / name).stat().st_size > 0 for name in ["samples.png", *files])
+    assert "there is no" in outside("evaluate", "run", "--n", "2", expect=2)

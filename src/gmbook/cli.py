@@ -14,7 +14,7 @@ from gmbook import doctor, experiments
 from gmbook.core.model import Model
 from gmbook.course import cli as course
 from gmbook.data import download
-from gmbook.experiments import results, runs
+from gmbook.experiments import own, results, runs
 from gmbook.experiments.base import Experiment, default_budget
 from gmbook.metrics.metric import to_json
 from gmbook.train import processes
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """`gmbook train`: run an experiment, with checkpoints; under torchrun in several processes."""
-    experiment = experiments.find(arguments.paper, arguments.dataset, arguments.budget)
+    experiment = _chosen(arguments)
     folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
     if arguments.dry_run:
         return dry_run(experiment, folder, arguments.steps)
@@ -63,7 +63,11 @@ def heading(experiment: Experiment, model: Model, steps: int | None, folder: Pat
     return (
         f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {recipe.batch_size}, "
         f"into {folder}\n"
-        f"the paper's own setting: {experiment.reference}"
+        + (
+            f"found: {experiment.facts['told']}"
+            if experiment.facts
+            else f"the paper's own setting: {experiment.reference}"
+        )
     )
 
 
@@ -84,10 +88,14 @@ def sample(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    picture = results.sheet(experiment, runs.load(experiment, arguments.run), arguments.per_class, arguments.seed)
+    drawn = results.draw(experiment, runs.load(experiment, arguments.run), arguments.per_class, arguments.seed)
     out = arguments.out or arguments.run / "samples.png"
-    write_atomically(out, picture.png())
+    write_atomically(out, experiment.sheet(drawn).png())
     print(f"wrote {out}")
+    if experiment.table is not None:
+        ending, content = experiment.table(drawn)
+        write_atomically(out.with_suffix(ending), content.encode())
+        print(f"wrote {out.with_suffix(ending)}")
     return 0
 
 
@@ -96,6 +104,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.evaluate is None:
         raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
+    if arguments.n < 1:
+        raise ValueError(f"--n must be at least 1, got {arguments.n}")
     torch.manual_seed(0)
     report = experiment.evaluate(runs.load(experiment, arguments.run), arguments.n)
     print(json.dumps(to_json(report), indent=1, ensure_ascii=False))
@@ -103,7 +113,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def record(arguments: argparse.Namespace) -> int:
-    """`gmbook record`: keep a run's metrics, pictures and weights in the repository."""
+    """`gmbook record`: keep metrics, pictures and weights, in the repository or, of one's own data, beside the run."""
     print(results.record(_of_run(arguments.run), arguments.run, arguments.n).summary())
     return 0
 
@@ -136,8 +146,21 @@ def listing(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that `gmbook train` names: one of the book's, or one on the data at a path."""
+    dataset = Path(arguments.dataset)
+    known = {experiment.dataset for experiment in experiments.EXPERIMENTS}
+    if arguments.dataset not in known and (dataset.exists() or len(dataset.parts) > 1 or dataset.suffix):
+        return own.experiment(arguments.paper, dataset, arguments.budget, arguments.size)
+    if arguments.size is not None:
+        raise ValueError(f"--size is for pictures of your own: {arguments.dataset} has its size")
+    return experiments.find(arguments.paper, arguments.dataset, arguments.budget)
+
+
 def _of_run(folder: Path) -> Experiment:
     about = runs.read_run(folder)
+    if "data" in about:
+        return own.restore(about)
     return experiments.find(about["paper"], about["dataset"], about["budget"])
 
 
@@ -161,7 +184,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("train", train, "Train one of the book's models on a data set.")
     sub.add_argument("paper", help="whose model, for example ddpm; `gmbook list` names all")
-    sub.add_argument("dataset", help="for example digits or mnist")
+    sub.add_argument(
+        "dataset", help="for example digits or mnist; or the path of your own: a folder of pictures, a .csv, a .txt"
+    )
+    sub.add_argument("--size", type=int, help="of your own pictures, pixels of a side; found if it is not given")
     sub.add_argument("--budget", default=default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s")
     sub.add_argument("--seed", type=int, default=0, help="of weights, data order and noise; default 0")
     sub.add_argument("--steps", type=int, help="stop after this many steps instead of the experiment's own number")

@@ -95,7 +95,7 @@ def batched_lu() -> Finding:
 
 
 def dataset(name: str) -> Finding:
-    """Whether a data set is here whole, as `gmbook data` says it; the book runs without it, on small data it carries."""
+    """Whether a data set is here whole, as `gmbook data` says it; the book runs without it, on small data."""
     from gmbook.data import download
 
     found, where = download.look(name)

@@ -92,7 +92,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def _combine(weights: Sequence[float], slopes: list[Tensor]) -> Tensor:
-    return torch.tensordot(slopes[0].new_tensor(weights), torch.stack(slopes), 1)
+    return torch.tensordot(torch.tensor(weights, dtype=slopes[0].dtype).to(slopes[0].device), torch.stack(slopes), 1)
 
 
 def _first_step(f: Field, x: Tensor, t: Tensor, span: Tensor, slope: Tensor, tolerance: Tensor, norm: Norm) -> Tensor:

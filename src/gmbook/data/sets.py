@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmbook.data.alphabet import NOT_A_SYMBOL, TO_TOKEN
+from gmbook.data.alphabet import ALPHABET, NOT_A_SYMBOL, TO_TOKEN, decode
 from gmbook.data.download import PACKAGE, DataCorrupt, DataMissing, entry, sound
 
 T = TypeVar("T")
@@ -59,14 +59,15 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A text in the 27-letter alphabet.
+    """A text as tokens, one per letter.
 
     Attributes:
-        tokens: (N,) uint8, contiguous, in 0..26; `chunks` and `TextBatches` serve them as int64.
+        tokens: (N,) integers, contiguous, in 0..V−1; `chunks` and `TextBatches` serve them as int64.
         split: "train", "valid" or "test".
         whole: how many characters the file has of which this is a split.
         is_prefix: the file is only the beginning of text8. Say so beside every bits-per-character figure.
         title: what the whole text is called.
+        alphabet: the V letters, in the order of their tokens: text8's 27, if nothing else is said.
     """
 
     tokens: Tensor
@@ -74,6 +75,7 @@ class TextSet:
     whole: int
     is_prefix: bool
     title: str = "text8"
+    alphabet: str = ALPHABET
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -83,6 +85,10 @@ class TextSet:
         """What to call the set in a figure: its title, or how much of it there is."""
         return f"{self.title} (its first {self.whole / 1e6:.1f} MB)" if self.is_prefix else self.title
 
+    def decode(self, tokens: Tensor) -> str:
+        """Tokens of this alphabet to letters: (L,) integers in 0..V−1 -> a string of L characters."""
+        return decode(tokens, alphabet=self.alphabet)
+
     def chunks(self, length: int) -> Tensor:
         """The text cut into windows that do not overlap: (⌊N / length⌋, length) int64; the rest is cut."""
         if not 1 <= length <= len(self):
@@ -91,7 +97,8 @@ class TextSet:
         return self.tokens[: count * length].view(count, length).long()
 
     def __repr__(self) -> str:
-        return f"{self.name}, {self.split}: {len(self):,} characters"
+        letters = "" if self.alphabet == ALPHABET else f" of {len(self.alphabet)} kinds"
+        return f"{self.name}, {self.split}: {len(self):,} characters{letters}"
 
 
 # ---------------------------------------------------------------------------------------------- the sets
@@ -107,7 +114,7 @@ def digits(split: str = "train") -> ImageSet:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]  # (N, 1, 8, 8)
     y = torch.from_numpy(bunch.target.astype(np.int64))
-    part = _part(split, train=slice(0, 1297), valid=slice(1297, 1497), test=slice(1497, 1797))
+    part = split_range(split, train=slice(0, 1297), valid=slice(1297, 1497), test=slice(1497, 1797))
     return ImageSet(x[part], y[part], entry("digits").title, split, DIGIT_CLASSES, levels=17)
 
 
@@ -118,7 +125,7 @@ def mnist(split: str = "train") -> ImageSet:
         DataMissing: the four official files are nowhere.
         DataCorrupt: one of them is damaged, or another set's.
     """
-    part = _part(split, train=slice(0, 55_000), valid=slice(55_000, 60_000), test=slice(0, 10_000))
+    part = split_range(split, train=slice(0, 55_000), valid=slice(55_000, 60_000), test=slice(0, 10_000))
     stem, count = ("t10k", 10_000) if split == "test" else ("train", 60_000)
     x = _read_idx(f"mnist/{stem}-images-idx3-ubyte.gz", (count, 28, 28))
     y = _read_idx(f"mnist/{stem}-labels-idx1-ubyte.gz", (count,))
@@ -135,7 +142,7 @@ def cifar10(split: str = "train") -> ImageSet:
         DataMissing: the six official files are nowhere.
         DataCorrupt: one of them is damaged, or another set's.
     """
-    batches, part = _part(
+    batches, part = split_range(
         split,
         train=(("1", "2", "3", "4", "5"), slice(0, 45_000)),
         valid=(("5",), slice(5_000, 10_000)),
@@ -228,7 +235,7 @@ def digits_or(name: str, split: str = "train") -> ImageSet:
 # ---------------------------------------------------------------------------------------------- reading files
 
 
-def _part(split: str, **parts: T) -> T:
+def split_range(split: str, **parts: T) -> T:
     """The part that a split names, or a ValueError that lists the names."""
     if split not in parts:
         raise ValueError(f"there is no split {split!r}; there are {', '.join(parts)}")
@@ -237,7 +244,7 @@ def _part(split: str, **parts: T) -> T:
 
 def _text_part(split: str) -> tuple[int, int]:
     """Where a split of a text begins and ends, per cent."""
-    return _part(split, train=(0, 90), valid=(90, 95), test=(95, 100))
+    return split_range(split, train=(0, 90), valid=(90, 95), test=(95, 100))
 
 
 def _not_text8(path: Path, why: str) -> DataCorrupt:

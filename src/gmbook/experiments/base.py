@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from gmbook.metrics.metric import Metric
 from gmbook.train.recipe import Recipe
 
 BUDGETS = ("laptop", "gpu")
+Evaluate = Callable[[Any, int], list[Metric]]  # a model, how many samples or examples -> what was measured
 
 
 class Unknown(ValueError):
@@ -39,6 +41,8 @@ class Experiment:
         compile: compile the model's networks before training (for GPUs).
         channels_last: keep the weights of convolutions with the channel as the fastest axis (for GPUs above all).
         toy: a minute's run with small networks, whose row stands in the table of toys.
+        table: samples -> the ending of a file and its content, numbers or letters, for what is more than a picture.
+        facts: what else must be known to repeat a run and to load it, as plain JSON: what one's own data were.
     """
 
     paper: str
@@ -49,11 +53,13 @@ class Experiment:
     recipe: Recipe
     reference: str
     sample: Callable[[Model, Tensor], Tensor] | None
-    evaluate: Callable[[Model, int], list[Metric]] | None = None
+    evaluate: Evaluate | None = None
     compile: bool = False
     channels_last: bool = False
     toy: bool = False
     sheet: Callable[[Tensor], plots.Picture] = partial(plots.images, columns=10)
+    table: Callable[[Tensor], tuple[str, str]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

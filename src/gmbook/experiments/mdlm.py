@@ -26,7 +26,7 @@ from gmbook import data, metrics, plots
 from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
 from gmbook.data.batches import TextBatches
-from gmbook.experiments.base import Experiment
+from gmbook.experiments.base import Evaluate, Experiment
 from gmbook.experiments.toys import VOCAB, token_net, tokens
 from gmbook.laws.letters import LetterChain
 from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
@@ -43,25 +43,27 @@ REFERENCE = {
     "tokens are predicted",
 }
 Nats = Callable[[Any, Tensor], Tensor]  # a model and x (B, L) -> (B,)
-Evaluate = Callable[[Any, int], list[Metric]]
 LETTERS = len(data.ALPHABET)
 DRAWS = 32  # network calls of the bound's estimate; its error is then that of the windows
+GRAMS = ("letter_frequencies", "two_grams", "three_grams", "four_grams", "five_grams")  # by the letters before
 ROWS = 12  # lines of a sheet of samples
 
 
-def network(width: int, depth: int, heads: int, causal: bool, **options: Any) -> Transformer:
-    """27 letters and one more symbol in, which is the mask or the start; 27 letters out. No time."""
-    return Transformer(LETTERS + 1, width, depth, heads, causal=causal, out=LETTERS, **options)
+def network(width: int, depth: int, heads: int, causal: bool, vocab: int = LETTERS, **options: Any) -> Transformer:
+    """V letters and one more symbol in, which is the mask or the start; V letters out. No time."""
+    return Transformer(vocab + 1, width, depth, heads, causal=causal, out=vocab, **options)
 
 
-def mdlm(width: int, depth: int, heads: int, length: int, **options: Any) -> MDLM:
-    """Masked diffusion on windows of `length` letters; the options are the network's."""
-    return MDLM(network(width, depth, heads, False, **options), (length,), LETTERS)
+def mdlm(width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any) -> MDLM:
+    """Masked diffusion on windows of `length` letters of `vocab` kinds; the options are the network's."""
+    return MDLM(network(width, depth, heads, False, vocab, **options), (length,), vocab)
 
 
-def autoregressive(width: int, depth: int, heads: int, length: int, **options: Any) -> Autoregressive:
+def autoregressive(
+    width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any
+) -> Autoregressive:
     """The same network, causal."""
-    return Autoregressive(network(width, depth, heads, True, **options), (length,), LETTERS)
+    return Autoregressive(network(width, depth, heads, True, vocab, **options), (length,), vocab)
 
 
 def live() -> tuple[MDLM, Autoregressive]:
@@ -105,17 +107,20 @@ def counted(text: data.TextSet, windows: Tensor) -> dict[str, float]:
     """Bits per letter of windows (n, L) under letters that are counted in the text: alone, and after four others.
 
     The 5-grams are smoothed towards 4-grams, these towards 3-grams, and so on. A model of more than neighbours must
-    beat them.
+    beat them. A large alphabet leaves room for shorter grams only: a table of n-grams has V^n numbers.
     """
-    laws = {"letter_frequencies": LetterChain.fit(text.tokens, 0), "five_grams": LetterChain.fit(text.tokens, 4)}
+    vocab = len(text.alphabet)
+    order = next(k for k in (4, 3, 2, 1, 0) if vocab ** (k + 1) <= 2e7)
+    fitted = {GRAMS[order]: order} if order else {}
+    laws = {name: LetterChain.fit(text.tokens, k, vocab) for name, k in ({"letter_frequencies": 0} | fitted).items()}
     length = windows.shape[1]
     return {name: metrics.bits_per_char(-law.log_prob(windows), length).mean().item() for name, law in laws.items()}
 
 
 def words_known(tokens: Tensor, text: data.TextSet) -> float:
     """The share of words in lines (n, L) that occur in the text, without the first and last of each line."""
-    known = set(data.decode(text.tokens).split())
-    words = [word for line in tokens for word in data.decode(line).split()[1:-1]]
+    known = set(text.decode(text.tokens).split())
+    words = [word for line in tokens for word in text.decode(line).split()[1:-1]]
     return sum(word in known for word in words) / max(len(words), 1)
 
 
@@ -143,7 +148,7 @@ def evaluate(text: Callable[[str], data.TextSet], nats: Nats, key: str, draws: i
             words_known(drawn, train),
             floor=words_known(windows[: len(drawn)], train),
             protocol=Protocol(len(drawn), of_set(test), len(windows[: len(drawn)]), seed=seed()),
-            lines=tuple(data.decode(line) for line in drawn[:3]),
+            lines=tuple(test.decode(line) for line in drawn[:3]),
         )
         return [mean(key, found, baselines=counted(train, windows), unit="bits per letter", protocol=how), words]
 

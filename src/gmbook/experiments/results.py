@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,23 @@ def curve(history: dict[str, Tensor]) -> plots.Picture:
     return plots.curves(history, smooth=max(1, len(next(iter(history.values()))) // 60), logx=True, ylabel="loss")
 
 
-def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> plots.Picture:
-    """Samples: of images, a column for each of ten classes where the model knows them; nothing selected."""
-    torch.manual_seed(seed)
-    labels = torch.arange(10).repeat(per_class)
+def draw(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> Tensor:
+    """Ten times `per_class` samples, the ten classes in turn where the model knows them; nothing selected.
+
+    Raises:
+        ValueError: the experiment makes no samples, or none are asked for.
+    """
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    return experiment.sheet(experiment.sample(model, labels))
+    if per_class < 1:
+        raise ValueError(f"the samples per class must be at least 1, got {per_class}")
+    torch.manual_seed(seed)
+    return experiment.sample(model, torch.arange(10).repeat(per_class))
+
+
+def sheet(experiment: Experiment, model: Model, per_class: int = 6, seed: int = 0) -> plots.Picture:
+    """What `draw` draws: of images, a column for each of ten classes where the model knows them."""
+    return experiment.sheet(draw(experiment, model, per_class, seed))
 
 
 def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None = None) -> Record:
@@ -98,9 +109,13 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
     is killed leaves those of before, or the next reader finds the new ones.
 
     Raises:
-        ValueError: the weights exceed two megabytes, or run.json is damaged.
+        ValueError: the weights exceed two megabytes, which the book's own may not, n < 1, or run.json is damaged.
         FileNotFoundError: there is no finished run in the folder.
     """
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    if experiment.facts and root is None:
+        root = run / "record"  # one's own data are nobody else's: their record stays with the run
     if root is None and clone() is None:
         raise NoRecord("records are kept in the book's repository: clone it and install with `pip install -e .`")
     about, model = read_run(run), load(experiment, run)
@@ -109,7 +124,7 @@ def record(experiment: Experiment, run: Path, n: int = 1000, root: Path | None =
         raise FileNotFoundError(f"{run} stopped at step {step} of {about['steps']}: resume it first")
     weights = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
     stored = save_tensors({name: t.cpu().contiguous() for name, t in weights.items()})
-    if len(stored) > LIMIT:
+    if len(stored) > LIMIT and not experiment.facts:
         raise ValueError(f"the weights of {experiment.name} take {len(stored):,} bytes: at most {LIMIT:,} are kept")
     model = _with_weights(experiment, stored)
     torch.manual_seed(0)
@@ -179,10 +194,10 @@ def _staging(experiment: Experiment, root: Path | None) -> tuple[Path, Path, Pat
 
 def command(experiment: Experiment, steps: int, seed: int) -> str:
     """What repeats a run, with what is not the experiment's own said."""
-    words = f"gmbook train {experiment.paper} {experiment.dataset} --budget {experiment.budget}"
-    return (
-        words + (f" --steps {steps}" if steps != experiment.recipe.steps else "") + (f" --seed {seed}" if seed else "")
-    )
+    dataset = shlex.quote(experiment.facts.get("path", experiment.dataset))
+    words = f"gmbook train {experiment.paper} {dataset} --budget {experiment.budget}"
+    words += f" --steps {steps}" if steps != experiment.recipe.steps else ""
+    return words + (f" --seed {seed}" if seed else "")
 
 
 def seconds(experiment: Experiment, root: Path | None = None) -> float:

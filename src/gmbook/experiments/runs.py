@@ -155,6 +155,8 @@ def _claim(folder: Path, about: dict[str, Any], recipe: Recipe, resume: bool) ->
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
+    if earlier.get("data", {}).get("digest") != about.get("data", {}).get("digest"):
+        raise ValueError(f"{folder} holds a run on other data of the name {about['dataset']}: name another folder")
     if not held:
         return
     begun = {"steps": earlier["steps"]} if "steps" in earlier else {}
@@ -184,6 +186,7 @@ def provenance(experiment: Experiment, recipe: Recipe, seed: int) -> dict[str, A
         "commit": commit(),
         "versions": {"python": platform.python_version(), **packages},
         "hardware": hardware,
+        **({"data": experiment.facts} if experiment.facts else {}),
     }
 
 

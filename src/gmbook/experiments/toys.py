@@ -16,14 +16,13 @@ from torch import Tensor
 from gmbook import metrics
 from gmbook.core.model import Model
 from gmbook.data.batches import LawBatches
-from gmbook.experiments.base import Experiment
+from gmbook.experiments.base import Evaluate, Experiment
 from gmbook.laws import pairs, plane
 from gmbook.metrics.metric import Metric, Protocol, mean, seed
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.transformer import Transformer
 from gmbook.train.recipe import Recipe
 
-Evaluate = Callable[[Any, int], list[Metric]]
 Draw = Callable[[Any, int], Tensor]
 REFERENCE = "none: the papers do not run on this law"
 VOCAB = 32

@@ -16,8 +16,11 @@ NAMES = {
     "class_counts": "samples of each class",
     "classifier_frechet_distance": "classifier Fréchet distance",
     "efficientnet_frechet_distance": "Fréchet distance of EfficientNet-Lite0 features",
+    "energy_distance": "energy distance",
     "fid": "FID",
     "five_grams": "5-grams",
+    "four_grams": "4-grams",
+    "gaussian": "one Gaussian",
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "histogram": "histogram per pixel",
     "known_words": "share of sampled words that the training text has",
@@ -25,12 +28,15 @@ NAMES = {
     "mean_image": "mean image",
     "nats_above_entropy": "nats above the entropy",
     "nearest_training_image": "root mean square distance to the nearest training image",
+    "nats_per_point": "nats per point",
     "negative_elbo": "negative ELBO",
     "negative_iwae": "negative IWAE bound",
     "pixel_gaussian": "full-covariance Gaussian of the training pixels",
     "read_as_asked": "read as the class asked for",
     "sliced_w2": "sliced W2",
+    "three_grams": "3-grams",
     "total_variation": "total variation",
+    "two_grams": "2-grams",
 }
 
 

@@ -66,9 +66,9 @@ class ImprovedDDPM(DDPM):
     def halves(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The network's two outputs: the quantity `predicts`, and r, each (B, *S)."""
         both = self.output(xt, t, y)
-        if both.ndim != xt.ndim or both.shape[1] != 2 * xt.shape[1]:
+        if both.ndim > 1 and both.shape[1] != 2 * xt.shape[1]:
             raise ValueError(
-                f"a learned variance needs a network with {2 * xt.shape[1]} output channels, got {tuple(both.shape)}: "
+                f"a learned variance needs a network with {2 * xt.shape[1]} output channels, got {both.shape[1]}: "
                 "build it with out or out_channels twice the input's"
             )
         check_output(both, (len(xt), 2 * xt.shape[1], *xt.shape[2:]))
