@@ -23,7 +23,7 @@ from gmbook.core.paths import CosinePath, GaussianPath, LinearPath, SubVPPath, T
 from gmbook.core.schedules import CosineSchedule
 from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
 from gmbook.core.tokens import Enumeration
-from gmbook.experiments import runs
+from gmbook.experiments import base
 from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import TimeMLP
 from gmbook.networks.unet import UNet
@@ -231,16 +231,16 @@ def test_a_metric_of_a_sample_on_a_gpu_against_data():
 @pytest.mark.parametrize("paper", SMALL)
 def test_three_steps_of_every_experiment(paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """At the GPU budget but for bfloat16 and the compiler, which test_gpu_path runs; then resumed, loaded and drawn."""
-    monkeypatch.setattr(runs, "device", lambda: DEVICE)
+    monkeypatch.setattr(base, "device", lambda: DEVICE)
     found = small(paper)
-    recipe = replace(found.recipe, bf16=False, decay="constant")  # so that it may go on for longer
-    found = replace(found, recipe=recipe, compile=False, channels_last=False)
+    options = {key: value for key, value in found.options.items() if key != "bf16"}
+    found = replace(found, options=options, compile=False, channels_last=False)
     with refusing() as device:
         found = replace(found, batches=lambda seed, size, made=found.batches: _brought(made(seed, size), device))
         for steps in (2, 3):
-            model, history = runs.run(found, tmp_path, steps=steps, resume=True, progress=False)
+            model, history = base.run(found, tmp_path, steps=steps, resume=True, progress=False)
         assert model.device == device and all(values.isfinite().all() for values in history.values())
-        loaded = runs.load(found, tmp_path)
+        loaded = base.load(found, tmp_path)
         assert loaded.device == device
         assert there(loaded.sample(2))
 
