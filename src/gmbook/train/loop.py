@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ def _loop(
     state: State,
 ) -> Iterator[Losses]:
     finite = FiniteLosses(model.device)
-    autocast = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=recipe.bf16)
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16) if recipe.bf16 else nullcontext
     processes.broadcast([*model.parameters(), *model.buffers()])
     distributed = {name: processes.distributed(objective) for name, objective in objectives.items()}
     while state.step < recipe.steps:
@@ -111,7 +111,7 @@ def _backward(
     loss: processes.Loss,
     parameters: list[nn.Parameter],
     parts: list[tuple[processes.Batch, float]],
-    autocast: Callable[[], torch.autocast],
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Tensor:
     """Leave the gradient of the mean loss over all parts of all processes in the parameters; returns that loss, ()."""
     values = []
