@@ -85,7 +85,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     def back(x: Any) -> Any:
         if not isinstance(x, Tensor) or not onto:
             return x
-        return known.get(id(x)) or There(x)
+        return known[id(x)] if id(x) in known else There(x)
 
     return tree_map(back, result)
 
@@ -108,6 +108,8 @@ class _Values(TorchFunctionMode):
             return func(*args, **rest).to(DEVICE)
         if func is Tensor.new_tensor and args[0].device == DEVICE:
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(DEVICE)
+        if func is Tensor.tolist and isinstance(args[0], There):
+            return args[0].held.tolist()
         return func(*args, **kwargs)
 
 

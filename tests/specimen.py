@@ -1,11 +1,16 @@
 """Specimens: for each file of papers/, a small model that the contract's test trains, samples, saves and loads.
 
-A specimen stands as SPECIMEN at the head of the paper's own test, tests/papers/test_<name>.py.
+A specimen stands as SPECIMEN at the head of the paper's own test, tests/papers/test_<name>.py. What else its model can
+compute of a batch may stand beside it, as MEASURES, (model, x) -> a tensor; and samplers of any denoiser as WALKS,
+(denoiser) -> a tensor. They are run on the pretended GPU of tests/test_devices.py.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.model import Model
+from gmbook.core.solvers import dopri5
 from gmbook.data import digits, scale
 from gmbook.laws import pairs, plane
 from gmbook.networks.mlp import TimeMLP
@@ -55,7 +61,33 @@ def unet() -> UNet:
 
 def decoded(model: Model, n: int) -> Tensor:
     """What the decoder of an autoencoder makes of n Gaussian latents."""
-    return model.decode(torch.randn(n, *model.encode(torch.zeros(1, *model.shape)).shape[1:])).detach()
+    latent = model.encode(torch.zeros(1, *model.shape, device=model.device)).shape[1:]
+    return model.decode(torch.randn(n, *latent, device=model.device)).detach()
+
+
+# For tests of what the adaptive solver touches, not of what it finds.
+rough = functools.partial(dopri5, rtol=0.5, atol=0.5)
+
+
+class Returns(nn.Module):
+    """A network that returns the shape that it is told, whatever it reads."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape, self.weight = shape, nn.Parameter(torch.ones(()))
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        return self.weight * torch.zeros(self.shape)
+
+
+def same_after_copies(model: Model, x: Tensor) -> None:
+    """A deep copy and a pickled one have the same losses of a batch, to the bit, at the same seed."""
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for name, objective in model.objectives().items():
+            torch.manual_seed(1)
+            expected = objective.loss(x)
+            torch.manual_seed(1)
+            assert torch.equal(twin.objectives()[name].loss(x), expected), name
 
 
 class Specimen(NamedTuple):

@@ -15,6 +15,14 @@ from gmbook.papers.d3pm import D3PM, gaussian_chain, gaussian_matrices, nearest_
 
 SPECIMEN = Specimen(lambda: D3PM(token_net(8), (2,), Chain.uniform(8), steps=5), tokens)
 
+MEASURES = {
+    "bound": lambda model, x: model.nelbo(x),
+    "fewer steps": lambda model, x: model.sample(3, steps=2),
+    "more steps": lambda model, x: model.sample(3, steps=8),
+    "mixture": lambda model, x: D3PM(token_net(9), (2,), Chain.absorbing(8), 4, form="mixture").to(model.device).sample(3),
+    "a table": lambda model, x: D3PM(token_net(8), (2,), gaussian_chain(8, torch.full((4,), 0.1)), steps=4).to(model.device).sample(3),
+}
+
 f64 = {"dtype": torch.float64}
 P0 = torch.tensor([0.5, 0.2, 0.2, 0.1], **f64)
 T = 5
@@ -277,3 +285,14 @@ def test_bad_arguments_are_refused():
         D3PM(net, (1,), Chain.absorbing(4), steps=T).nelbo(torch.tensor([[4]]))
     with pytest.raises(ValueError, match="divides 64"):
         D3PM(net, (1,), GAUSSIAN, steps=T).loss(torch.tensor([[1]] * 64))
+
+
+def test_no_steps_are_refused_and_more_than_there_are_stand_still():
+    """At ᾱ = 0, where several of 12 times fall on T = 3's first, the step between equal moments was 0/0."""
+    pmf = random_pmf(3, 2)
+    chain, schedule = Chain.absorbing(3), LinearSchedule()
+    model = D3PM(Enumeration(pmf, chain, schedule).leave_one_out, (2,), chain, steps=3)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        model.sample(2, steps=0)
+    few, many = (total_variation(model.sample(20_000, steps=steps), pmf) for steps in (3, 12))
+    assert abs(few - many) < 0.02

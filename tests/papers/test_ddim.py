@@ -18,6 +18,13 @@ from gmbook.papers.theory import ddim as ddim_theory
 
 SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20), draw=lambda model, n: ddim.sample(model, n, 5, eta=0.5))
 
+WALKS = {
+    "DDIM": lambda model: ddim.sample(model, 4, 3),
+    "with noise": lambda model: ddim.sample(model, 4, 3, eta=0.5),
+    "inverted": lambda model: ddim.invert(model, torch.zeros(4, 2, device=model.device), 3),
+    "its variance": lambda model: ddim_theory.gaussian_std(model.path, torch.ones(1, device=model.device), model.path.times(3)),
+}
+
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(linear_betas())]
 path_cases = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 
@@ -305,3 +312,12 @@ def test_steps_are_network_calls():
         ddim.sample(model, 3, steps)
         assert len(calls) == steps
         assert calls[0][0] == 1.0 and (steps == 1 or calls[-1][0] == pytest.approx(1e-3))
+
+
+def test_no_steps_are_refused_and_numbers_are_times():
+    model = SPECIMEN.build()
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        ddim.sample(model, 2, 0)
+    x = torch.randn(3, 2)
+    by_tensor = ddim.step(model, x, torch.tensor(0.5).double(), torch.tensor(0.25).double())
+    torch.testing.assert_close(ddim.step(model, x, 0.5, 0.25), by_tensor)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Returns, Specimen, net
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture, kl_normal, log_discretised_normal
@@ -14,6 +14,10 @@ from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.theory.ddpm import gaussian_floor
 
 SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20))
+
+MEASURES = {
+    "bound": lambda model, x: model.nelbo(x),
+}
 
 ALPHA_BAR = torch.cumprod(1 - linear_betas(), 0)
 
@@ -234,3 +238,28 @@ def test_bad_input_has_one_clear_error():
         DDPM(blank, (2,), variance="medium")
     with pytest.raises(ValueError, match="n must be at least 1"):
         model.sample(0)
+
+
+def test_an_output_that_would_broadcast_is_refused():
+    with pytest.raises(ValueError, match="must return"):
+        DDPM(Returns(4), (1,), 5).loss(torch.randn(4, 1))
+
+
+def test_pixels_off_the_decoder_s_grid_are_refused():
+    model = DDPM(Returns(4, 16), (16,), 5, levels=17)
+    with pytest.raises(ValueError, match="values must lie in"):
+        model.loss(torch.full((4, 16), 255.0))
+    for wrong in (torch.full((4, 16), 1 / 16), torch.full((4, 16), 255.0)):
+        with pytest.raises(ValueError, match="grid|must lie in"):
+            model.nelbo(wrong)
+    assert model.nelbo(torch.full((4, 16), 1 / 8)).isfinite().all()
+
+
+def test_one_step_is_enough_for_one_gaussian_and_none_is_refused():
+    """At T = 1 the sample is E[x_0 | x_1] from ᾱ_1 = 1e-3, nearly the mean."""
+    law = GaussianMixture(torch.ones(1), torch.ones(1, 2), torch.full((1,), 0.25))
+    model = DDPM(Truth(law, TablePath(linear_betas(1)), "eps"), (2,), steps=1, variance="small")
+    assert model.alpha_bar[-1] < 1e-2 and model.nelbo(torch.ones(4, 2)).isfinite().all()
+    assert abs(model.sample(4000).mean().item() - 1) < 0.1
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        DDPM(Returns(4, 2), (2,), steps=0)

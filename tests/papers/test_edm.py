@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from specimen import Specimen, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import ideal
@@ -12,8 +13,14 @@ from gmbook.core.paths import LinearPath, TablePath, VEPath, VPPath
 from gmbook.core.solvers import last
 from gmbook.laws import plane
 from gmbook.papers import edm
-from gmbook.papers.ddpm import linear_betas
+from gmbook.papers.ddpm import DDPM, linear_betas
 
+SPECIMEN = Specimen(lambda: DDPM(net(), (2,), steps=20), draw=lambda model, n: edm.sample(model, n, 5, churn=1.0))
+
+WALKS = {
+    "EDM": lambda model: edm.sample(model, 4, 3),
+    "with noise": lambda model: edm.sample(model, 4, 3, churn=2.0),
+}
 PATHS = {"VE": VEPath(0.002, 80.0), "VP": VPPath(), "linear": LinearPath(), "table": TablePath(linear_betas(1000))}
 
 
@@ -80,3 +87,8 @@ def test_noise_only_between_its_limits():
     assert not torch.allclose(last(edm.trajectory(denoiser, x, ts, churn=5.0)), still)
     with pytest.raises(ValueError, match="negative"):
         last(edm.trajectory(denoiser, x, ts, churn=-1.0))
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        edm.sample(SPECIMEN.build(), 2, 0)

@@ -13,6 +13,10 @@ from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
 
 SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)))
 
+MEASURES = {
+    "log_prob": lambda model, x: FFJORD(net(), (2,), rtol=0.5, atol=0.5).to(model.device).eval().log_prob(x),
+}
+
 
 class Field(nn.Module):
     """A field given by a function of (z, t)."""

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Returns, Specimen, net, rough, same_after_copies
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -23,7 +23,22 @@ from gmbook.papers.flow_matching import FlowMatching, independent, logit_normal,
 from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
 
+
+
+def labelled(device):
+    """A sample, and a loss with optimal transport, for labels that a loader gives, on the CPU."""
+    model = FlowMatching(TimeMLP(2, 16, 2, classes=3), (2,), coupling=optimal_transport).to(device)
+    x, y = torch.randn(3, 2, device=device), torch.tensor([0, 1, 2])
+    return model.sample(3, y, steps=2) + model(x, torch.rand(3), y) + model(x, 0.5, y) + model.loss(x, y).detach()
+
+
 SPECIMEN = Specimen(lambda: FlowMatching(net(), (2,)))
+
+MEASURES = {
+    "log_prob": lambda model, x: model.log_prob(x, solver=rough),
+    "encode": lambda model, x: model.encode(x, steps=2),
+    "labels of a loader": lambda model, x: labelled(model.device),
+}
 
 F64 = torch.float64
 WEIGHTS, ATOMS, SIGMA_MIN = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.1
@@ -554,3 +569,40 @@ def test_learns_eight_gaussians():
     x = model.sample(4000, steps=30)
     distance = torch.stack([metrics.sliced_w2(x, law.sample(4000)) for _ in range(3)]).mean()
     assert distance < limit
+
+
+def test_an_output_that_would_broadcast_is_refused():
+    with pytest.raises(ValueError, match="must return"):
+        FlowMatching(Returns(4), (1,)).loss(torch.randn(4, 1))
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SPECIMEN.build().sample(2, steps=0)
+
+
+def gaussian(std=0.5):
+    return GaussianMixture(torch.ones(1), torch.tensor([[1.0, -1.0]], dtype=F64), torch.tensor([std**2], dtype=F64))
+
+
+@pytest.mark.parametrize("solver", [euler, heun, midpoint, rk4, dopri5])
+def test_the_truth_arrives_at_the_data_by_every_solver(solver):
+    """x_0 = m + sε for N(m, s²): at t = 0 the reading of the velocity is 0/0, and its limit −x is taken."""
+    model = FlowMatching(Truth(gaussian(), LinearPath(), "velocity"), (2,))
+    noise = torch.randn(50, 2, dtype=F64)
+    exact = torch.tensor([1.0, -1.0]) + 0.5 * noise
+    steps = {dopri5: 1, euler: 2000}.get(solver, 100)
+    torch.testing.assert_close(model.decode(noise, steps=steps, solver=solver), exact, atol=2e-3, rtol=0)
+    torch.testing.assert_close(model.encode(exact, steps=steps, solver=solver), noise, atol=5e-3, rtol=0)
+    x = torch.randn(3, 2, dtype=F64)
+    torch.testing.assert_close(model.predict("velocity", x, time(0.0)), -x)
+
+
+def test_the_likelihood_of_the_truth_from_t_0_is_that_of_its_law():
+    model = FlowMatching(Truth(gaussian(), LinearPath(), "velocity"), (2,))
+    x = gaussian().sample(20)
+    torch.testing.assert_close(model.log_prob(x), gaussian().log_prob(x), atol=2e-4, rtol=0)
+
+
+def test_a_pickled_model_keeps_its_time_law():
+    same_after_copies(FlowMatching(net(), (2,), time_law=logit_normal(0.3, 0.7)), torch.randn(4, 2))

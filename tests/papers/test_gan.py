@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from specimen import Specimen
+from specimen import Returns, Specimen, same_after_copies
 from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import last, rk4
 from gmbook.networks.mlp import MLP
 from gmbook.papers import gan
-from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1
+from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1, wasserstein
 from gmbook.papers.theory.gan import dirac_gan, dirac_steps, optimal_logit
 
 SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
@@ -240,3 +240,21 @@ def test_a_trained_discriminator_approaches_the_density_ratio():
         schedule.step()
     x = torch.linspace(-2, 3, 101)[:, None]
     assert (model.discriminator(x) - (0.5 - x)).abs().max() < 0.15
+
+
+def test_outputs_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match="generator must return"):
+        GAN(Returns(4), Returns(4), (1,), 2).generator_loss(torch.randn(4, 1))
+    with pytest.raises(ValueError, match="discriminator must return"):
+        GAN(Returns(4, 1), Returns(4, 4), (1,), 2).discriminator_loss(torch.randn(4, 1))
+
+
+@pytest.mark.parametrize("game", [minimax, non_saturating, hinge, wasserstein])
+@pytest.mark.parametrize("penalty", [r1(0.5), gradient_penalty(2.0), None])
+def test_a_pickled_gan_keeps_its_game_and_penalty(game, penalty):
+    same_after_copies(GAN(MLP(2, 2, 8, 1), MLP(2, 1, 8, 1), (2,), 2, game, penalty), torch.randn(4, 2))
+
+
+def test_samples_have_no_graph_and_what_the_players_see_has_one():
+    model = SPECIMEN.build()
+    assert not model.sample(3).requires_grad and model.generate(3).requires_grad

@@ -16,6 +16,11 @@ from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
 
 SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16))
 
+MEASURES = {
+    "log_prob": lambda model, x: model.log_prob(x),
+    "temperature": lambda model, x: model.sample(3, temperature=0.5),
+}
+
 
 def model(shape, **options):
     """A random Glow, initialised on data, in double precision."""

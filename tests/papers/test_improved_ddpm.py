@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Returns, Specimen, net
 from torch import nn
 
 from gmbook import metrics
@@ -21,6 +21,13 @@ from gmbook.papers.theory import improved_ddpm as improved_ddpm_theory
 from gmbook.train import train
 
 SPECIMEN = Specimen(lambda: ImprovedDDPM(net(4), (2,), steps=20))
+
+MEASURES = {
+    "bound": lambda model, x: model.nelbo(x),
+    "its own loss": lambda model, x: model.vlb_loss(x).detach(),
+    "strided bound": lambda model, x: model.strided(3).nelbo(x),
+    "strided": lambda model, x: model.strided(2).sample(2),
+}
 
 MIXTURE = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.5], [1.0]]), torch.tensor([0.04, 0.25])).double()
 
@@ -347,3 +354,13 @@ def test_learned_on_eight_gaussians():
         torch.manual_seed(2)
         bounds[name] = chain.nelbo(x0).mean().item()
     assert bounds["learned"] < min(bounds["large"], bounds["small"])
+
+
+def test_an_output_that_would_broadcast_is_refused():
+    with pytest.raises(ValueError, match="must return"):
+        ImprovedDDPM(Returns(1, 2), (1,), 5).loss(torch.randn(4, 1))
+
+
+def test_the_bound_of_a_single_step_is_finite():
+    model = ImprovedDDPM(net(4), (2,), betas=cosine_betas(50)).strided(1)
+    assert model.nelbo(torch.ones(4, 2)).isfinite().all() and model.loss(torch.ones(4, 2)).isfinite()

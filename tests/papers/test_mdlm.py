@@ -17,7 +17,27 @@ from gmbook.papers.d3pm import D3PM
 from gmbook.papers.mdlm import MDLM
 from gmbook.papers.sedd import SEDD
 
+
+
+def ideal_of(x, device):
+    """Samples and the bound of the ideal network of a law on 8 × 8."""
+    ideal = Enumeration(random_pmf(8, 2), Chain.absorbing(8).to(device), LinearSchedule())
+    model = MDLM(ideal.posterior, (2,), 8).to(device)
+    return model.sample(len(x), steps=2).sum(1) + model.nelbo(x, times=2)
+
+
 SPECIMEN = Specimen(lambda: MDLM(token_net(9), (2,), 8), tokens, lambda model, n: model.sample(n, steps=5))
+
+MEASURES = {
+    "bound": lambda model, x: model.nelbo(x, times=4),
+    "finite steps": lambda model, x: model.nelbo_discrete(x, steps=4),
+    "by counts": lambda model, x: model.nelbo_by_counts(x),
+    "timed": lambda model, x: MDLM(token_net(9), (2,), 8, CosineSchedule(), timed=True).to(model.device).sample(3, steps=3),
+    "infilling": lambda model, x: model.sample(3, steps=3, known=torch.full((3, 2), -1)),
+    "first hitting": lambda model, x: model.first_hitting(3),
+    "semi-autoregressive": lambda model, x: model.semi_autoregressive(3, 5, 1, steps=2),
+    "ideal": lambda model, x: ideal_of(x, model.device),
+}
 
 f64 = {"dtype": torch.float64}
 L, V = 3, 3
@@ -388,3 +408,20 @@ def test_bad_arguments_are_refused():
         model.log_probs(torch.full((3, L), MASK), torch.tensor(1.5))
     with pytest.raises(ValueError, match="untimed"):
         MDLM(ideal(), (L,), V, timed=True).nelbo_by_counts(ORIGINS)
+
+
+def test_no_steps_no_times_and_nan_are_refused():
+    model, x = SPECIMEN.build(), torch.zeros(1, 2).long()
+    for act in (
+        lambda: model.sample(2, steps=0),
+        lambda: model.sample(0),
+        lambda: model.nelbo(x, times=0),
+        lambda: model.nelbo_discrete(x, steps=0),
+        lambda: model.nelbo_by_counts(x, draws=0),
+    ):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
+            act()
+    model = MDLM(lambda x, t, y: torch.full((*x.shape, 8), torch.nan), (2,), 8)
+    for act in (lambda: model.sample(2, steps=2), lambda: model.first_hitting(2)):
+        with pytest.raises(ValueError, match="NaN"):
+            act()

@@ -22,6 +22,12 @@ from gmbook.train import train
 
 SPECIMEN = Specimen(lambda: NCSN(net(), (2,), levels=4, per_level=5))
 
+WALKS = {
+    "annealed Langevin": lambda model: last(
+        ncsn.annealed_langevin(model, model.prior(4), model.path.times(3), 2, 0.1 * model.path.sigma(model.path.times(3)[-1]).item() ** 2)
+    ),
+}
+
 MIXTURE = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),
     torch.tensor([[-1.0, 0.5], [1.0, -0.3]], dtype=torch.float64),
@@ -338,3 +344,9 @@ def test_learned_samples_are_near_the_law(trained):
     floor = metrics.noise_floor(metrics.sliced_w2, law.sample, 2000).mean
     torch.manual_seed(1)
     assert metrics.sliced_w2(model.sample(2000), law.sample(2000)).item() < 2.5 * floor
+
+
+def test_no_step_at_a_level_is_refused():
+    model = SPECIMEN.build()
+    with pytest.raises(ValueError, match="per_level must be at least 1, got 0"):
+        last(ncsn.annealed_langevin(model, model.prior(4), model.times, 0))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen
+from specimen import Returns, Specimen
 from torch import nn
 
 from gmbook.core.flows.linear import FlowBatchNorm
@@ -13,6 +13,10 @@ from gmbook.networks.mlp import MLP
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
 
 SPECIMEN = Specimen(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True))
+
+MEASURES = {
+    "log_prob": lambda model, x: model.log_prob(x),
+}
 
 
 def make_mlp(i, o):
@@ -158,3 +162,24 @@ def test_training_approaches_the_negative_entropy():
         gap = flow.loss(x) - entropy
     assert -0.01 < gap < 0.08, gap
     assert -gaussian.log_prob(x).mean() - entropy > 0.25
+
+
+def test_outputs_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match="must return"):
+        RealNVP.on_vectors(2, lambda i, o: Returns(4, 1), 2).loss(torch.randn(4, 2))
+
+
+def test_pixels_of_another_range_are_refused_and_its_own_samples_are_not():
+    model = RealNVP.on_images((1, 4, 4), lambda i, o: nn.Conv2d(i, o, 3, padding=1), scales=1)
+    x = torch.rand(4, 1, 4, 4)
+    for wrong in (2 * x - 1, 255 * x):
+        with pytest.raises(ValueError, match="values must lie in"):
+            model.log_prob(wrong)
+    assert model.eval().log_prob(model.sample(4)).isfinite().all()
+
+
+def test_a_batch_of_one_has_no_variance():
+    model = SPECIMEN.build()
+    with pytest.raises(ValueError, match="larger batch"):
+        model.loss(torch.randn(1, 2))
+    assert model.eval().log_prob(torch.randn(1, 2)).isfinite().all()

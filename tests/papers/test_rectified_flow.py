@@ -20,6 +20,11 @@ from gmbook.train import train
 
 SPECIMEN = Specimen(lambda: RectifiedFlow(net(), (2,)))
 
+MEASURES = {
+    "straightness": lambda model, x: straightness(model, x, steps=2),
+    "pairs": lambda model, x: model.pairs(4, steps=2)[0],
+}
+
 F64 = torch.float64
 WEIGHTS, MEANS, STD = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([-1.5, 1.0], dtype=F64), 0.5
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Specimen, net, rough
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.divergence import divergence
@@ -12,11 +12,25 @@ from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.probability_flow import log_likelihood as flow_log_likelihood
-from gmbook.core.solvers import dopri5
+from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
 from gmbook.papers import score_sde
 from gmbook.papers.ddpm import linear_betas
 
 SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
+
+MEASURES = {
+    "likelihood": lambda model, x: flow_log_likelihood(model, x, solver=rough),
+}
+
+WALKS = {
+    "Euler": lambda model: score_sde.probability_flow(model, 4, 3, euler),
+    "midpoint": lambda model: score_sde.probability_flow(model, 4, 3, midpoint),
+    "Heun": lambda model: score_sde.probability_flow(model, 4, 3, heun),
+    "RK4": lambda model: score_sde.probability_flow(model, 4, 3, rk4),
+    "dopri5": lambda model: score_sde.probability_flow(model, 4, 1, rough),
+    "reverse SDE": lambda model: score_sde.reverse_sde(model, 4, 3),
+    "predictor-corrector": lambda model: score_sde.predictor_corrector(model, 4, 3),
+}
 
 SMOOTH = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath()]
 PATHS = [*SMOOTH, TablePath(linear_betas())]
@@ -236,3 +250,10 @@ def test_contract(shape):
     x = torch.randn(2, *shape)
     probe = torch.randn_like(x).sign()
     assert flow_log_likelihood(Denoiser(lambda x, t, y: 0.1 * x, VPPath(), "eps", shape), x, probe=probe).shape == (2,)
+
+
+def test_no_steps_are_refused():
+    model = SPECIMEN.build()
+    for sampler in (score_sde.reverse_sde, score_sde.probability_flow, score_sde.predictor_corrector):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
+            sampler(model, 2, 0)

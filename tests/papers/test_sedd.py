@@ -19,6 +19,12 @@ SPECIMEN = Specimen(
     lambda: SEDD(token_net(9), (2,), Chain.absorbing(8)), tokens, lambda model, n: model.sample(n, steps=5)
 )
 
+MEASURES = {
+    "bound": lambda model, x: model.nelbo(x, times=4),
+    "Euler": lambda model, x: model.sample(3, steps=3, sampler="euler"),
+    "infilling": lambda model, x: SEDD(token_net(9), (2,), Chain.absorbing(8), scaled=True).to(model.device).sample(3, steps=3, known=torch.full((3, 2), -1)),
+}
+
 f64 = {"dtype": torch.float64}
 P = torch.tensor([0.4, 0.3, 0.2, 0.1], **f64)
 PMF = random_pmf(4, 2)
@@ -301,3 +307,8 @@ def test_bad_arguments_are_refused():
         model.nelbo(torch.tensor([[4, 0]]))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         model.log_score(torch.tensor([[1, 0]]), torch.tensor(-0.1))
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SPECIMEN.build().sample(2, steps=0)

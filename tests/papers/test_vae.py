@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen
+from specimen import Returns, Specimen
 from torch import nn
 
 from gmbook.core.gaussians import kl_normal, kl_normal_full
@@ -13,6 +13,14 @@ from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
 from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
 
 SPECIMEN = Specimen(lambda: VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), Gaussian()))
+
+MEASURES = {
+    "elbo": lambda model, x: model.elbo(x),
+    "iwae": lambda model, x: model.iwae(x, 3),
+    "refine": lambda model, x: model.refine(x, 2, draws=2)[0],
+    "active units": lambda model, x: model.active_units(x),
+    "score function": lambda model, x: model.score_function_surrogate(x),
+}
 
 
 def normal(mean, std):
@@ -457,3 +465,21 @@ def test_contract(shape):
     assert model.active_units(x).shape == (3,)
     with pytest.raises(TypeError, match="floating"):
         model.loss(x.long())
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [((4, 4), (4,)), ((4, 2), (4, 1)), ((4, 4), (1, 1))])
+def test_outputs_that_would_broadcast_are_refused(encoder, decoder):
+    with pytest.raises(ValueError, match="must return"):
+        VAE(Returns(*encoder), Returns(*decoder), 2, (1,), Gaussian()).loss(torch.randn(4, 1))
+
+
+def test_pixels_outside_0_to_1_and_no_draws_are_refused():
+    """The Bernoulli code length of grey −1 or of 255 can be below 0."""
+    model, x = VAE(MLP(16, 4, 8, 1), MLP(2, 16, 8, 1), 2, (16,), Bernoulli()), torch.rand(4, 16)
+    assert model.loss(x, torch.zeros(4)).isfinite()  # labels, which a loader may bring, play no part
+    for wrong in (2 * x - 1, 255 * x):
+        with pytest.raises(ValueError, match="values must lie in"):
+            model.elbo(wrong)
+    for act in (lambda: model.iwae(x, 0), lambda: model.sample(0)):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
+            act()

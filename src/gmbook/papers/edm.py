@@ -2,7 +2,7 @@
 arXiv:2206.00364.
 
 The paper divides every path by its α_t: x̄ = x_t/α_t = x_0 + σ̄ε, with σ̄ = σ_t/α_t in place of the time, and so has one
-sampler for all of them. Its σ is our σ̄, its D(x; σ) our x_0 reading. Like the samplers of `ddim` and `score_sde`, this
+sampler for all of them. Its σ is our σ̄, its D(x; σ) our x_0 reading. Like every sampler of the book, this
 one runs any `Denoiser`.
 """
 
