@@ -20,7 +20,7 @@ from torch import Tensor
 from gmbook import experiments, metrics, plots
 from gmbook.core.denoiser import Denoiser, Truth
 from gmbook.core.paths import CosinePath, GaussianPath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
-from gmbook.experiments import base
+from gmbook.experiments import runs
 from gmbook.laws import plane
 from gmbook.papers import ncsn
 
@@ -129,18 +129,19 @@ def test_a_metric_of_a_sample_on_a_gpu_against_data():
 @pytest.mark.parametrize("paper", SMALL)
 def test_three_steps_of_every_experiment(paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """At the GPU budget but for bfloat16 and the compiler, which test_gpu_path runs; then resumed, loaded and drawn."""
-    monkeypatch.setattr(base, "device", lambda: DEVICE)
+    monkeypatch.setattr(runs, "device", lambda: DEVICE)
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # torch knows no such device
     dataset, model, batches = SMALL[paper]
     found = experiments.find(paper, dataset, "gpu")
-    options = {key: value for key, value in found.options.items() if key != "bf16"}
-    found = replace(found, model=model, size=8, options=options | {"warmup": 0}, compile=False, channels_last=False)
+    plain = {"optimizer": torch.optim.AdamW, "betas": (0.9, 0.999), "weight_decay": 0.0}  # fused kernels know it not
+    recipe = replace(found.recipe, batch_size=8, warmup=0, bf16=False, steps=3, **plain)
+    found = replace(found, model=model, recipe=recipe, compile=False, channels_last=False)
     with refusing() as device:
         found = replace(found, batches=lambda seed, size: Brought(batches(seed, size), device))
-        base.run(found, tmp_path, steps=3, progress=False, save_every=2)
-        trained, history = base.run(found, tmp_path, steps=3, resume=True, progress=False)
+        runs.run(found, tmp_path, steps=3, progress=False, save_every=2)
+        trained, history = runs.run(found, tmp_path, steps=3, resume=True, progress=False)
         assert trained.device == device and all(values.isfinite().all() for values in history.values())
-        loaded = base.load(found, tmp_path)
+        loaded = runs.load(found, tmp_path)
         assert loaded.device == device
         assert there(loaded.sample(2))
 
