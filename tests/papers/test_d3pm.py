@@ -19,8 +19,12 @@ MEASURES = {
     "bound": lambda model, x: model.nelbo(x),
     "fewer steps": lambda model, x: model.sample(3, steps=2),
     "more steps": lambda model, x: model.sample(3, steps=8),
-    "mixture": lambda model, x: D3PM(token_net(9), (2,), Chain.absorbing(8), 4, form="mixture").to(model.device).sample(3),
-    "a table": lambda model, x: D3PM(token_net(8), (2,), gaussian_chain(8, torch.full((4,), 0.1)), steps=4).to(model.device).sample(3),
+    "mixture": lambda model, x: (
+        D3PM(token_net(9), (2,), Chain.absorbing(8), 4, form="mixture").to(model.device).sample(3)
+    ),
+    "a table": lambda model, x: (
+        D3PM(token_net(8), (2,), gaussian_chain(8, torch.full((4,), 0.1)), steps=4).to(model.device).sample(3)
+    ),
 }
 
 f64 = {"dtype": torch.float64}

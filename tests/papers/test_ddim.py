@@ -22,7 +22,9 @@ WALKS = {
     "DDIM": lambda model: ddim.sample(model, 4, 3),
     "with noise": lambda model: ddim.sample(model, 4, 3, eta=0.5),
     "inverted": lambda model: ddim.invert(model, torch.zeros(4, 2, device=model.device), 3),
-    "its variance": lambda model: ddim_theory.gaussian_std(model.path, torch.ones(1, device=model.device), model.path.times(3)),
+    "its variance": lambda model: ddim_theory.gaussian_std(
+        model.path, torch.ones(1, device=model.device), model.path.times(3)
+    ),
 }
 
 PATHS = [LinearPath(), VPPath(), SubVPPath(), VEPath(), CosinePath(), TablePath(linear_betas())]

@@ -24,7 +24,6 @@ from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_fl
 from gmbook.train import train
 
 
-
 def labelled(device):
     """A sample, and a loss with optimal transport, for labels that a loader gives, on the CPU."""
     model = FlowMatching(TimeMLP(2, 16, 2, classes=3), (2,), coupling=optimal_transport).to(device)

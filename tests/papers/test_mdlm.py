@@ -18,7 +18,6 @@ from gmbook.papers.mdlm import MDLM
 from gmbook.papers.sedd import SEDD
 
 
-
 def ideal_of(x, device):
     """Samples and the bound of the ideal network of a law on 8 × 8."""
     ideal = Enumeration(random_pmf(8, 2), Chain.absorbing(8).to(device), LinearSchedule())
@@ -32,7 +31,9 @@ MEASURES = {
     "bound": lambda model, x: model.nelbo(x, times=4),
     "finite steps": lambda model, x: model.nelbo_discrete(x, steps=4),
     "by counts": lambda model, x: model.nelbo_by_counts(x),
-    "timed": lambda model, x: MDLM(token_net(9), (2,), 8, CosineSchedule(), timed=True).to(model.device).sample(3, steps=3),
+    "timed": lambda model, x: (
+        MDLM(token_net(9), (2,), 8, CosineSchedule(), timed=True).to(model.device).sample(3, steps=3)
+    ),
     "infilling": lambda model, x: model.sample(3, steps=3, known=torch.full((3, 2), -1)),
     "first hitting": lambda model, x: model.first_hitting(3),
     "semi-autoregressive": lambda model, x: model.semi_autoregressive(3, 5, 1, steps=2),

@@ -24,7 +24,9 @@ SPECIMEN = Specimen(lambda: NCSN(net(), (2,), levels=4, per_level=5))
 
 WALKS = {
     "annealed Langevin": lambda model: last(
-        ncsn.annealed_langevin(model, model.prior(4), model.path.times(3), 2, 0.1 * model.path.sigma(model.path.times(3)[-1]).item() ** 2)
+        ncsn.annealed_langevin(
+            model, model.prior(4), model.path.times(3), 2, 0.1 * model.path.sigma(model.path.times(3)[-1]).item() ** 2
+        )
     ),
 }
 

@@ -22,7 +22,11 @@ SPECIMEN = Specimen(
 MEASURES = {
     "bound": lambda model, x: model.nelbo(x, times=4),
     "Euler": lambda model, x: model.sample(3, steps=3, sampler="euler"),
-    "infilling": lambda model, x: SEDD(token_net(9), (2,), Chain.absorbing(8), scaled=True).to(model.device).sample(3, steps=3, known=torch.full((3, 2), -1)),
+    "infilling": lambda model, x: (
+        SEDD(token_net(9), (2,), Chain.absorbing(8), scaled=True)
+        .to(model.device)
+        .sample(3, steps=3, known=torch.full((3, 2), -1))
+    ),
 }
 
 f64 = {"dtype": torch.float64}
