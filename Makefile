@@ -4,11 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+# The tried versions; `make test CONSTRAINTS=` takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= -c requirements.lock
 LABFLAGS ?=
 PYTESTFLAGS ?=
 
 BIN := $(VENV)/bin
-KEY := $(shell cat pyproject.toml requirements.lock tools/jupyterlab.json | cksum | cut -d ' ' -f 1)
+KEY := $(shell cat pyproject.toml requirements.lock tools/jupyterlab.json | cksum | cut -d ' ' -f 1)$(if $(CONSTRAINTS),,-newest)
 READY := $(VENV)/.ready-$(KEY)
 PEERS := $(VENV)/.peers-$(KEY)
 SITE := $(VENV)/.site-$(KEY)
@@ -23,11 +25,11 @@ export GOMP_SPINCOUNT ?= 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup peers course lab test test-unit test-chapters check format sync book test-site bench race doctor clean
+.PHONY: help setup peers course lab test test-answers test-unit test-chapters check format sync book test-site bench race doctor clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS)  LABFLAGS=  PYTESTFLAGS="
+	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS)  LABFLAGS=  PYTESTFLAGS=  CONSTRAINTS=$(CONSTRAINTS)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -37,20 +39,20 @@ $(VENV)/bin/python:
 
 $(READY): $(VENV)/bin/python
 	@echo "Setting up $(VENV) (once, a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev,book,features]'
+	@$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[dev,book,features]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
 $(PEERS): $(READY)
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[peers]'
-	@$(BIN)/python -m pip install --quiet --no-deps -c requirements.lock torchcfm
+	@$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[peers]'
+	@$(BIN)/python -m pip install --quiet --no-deps $(CONSTRAINTS) torchcfm
 	@rm -f $(VENV)/.peers-* && touch $@
 
 $(SITE): $(READY)
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[site]'
+	@$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[site]'
 	@rm -f $(VENV)/.site-* && touch $@
 
 $(COURSE): $(READY)
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[course]'
+	@$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[course]'
 	@rm -f $(VENV)/.course-* && touch $@
 
 setup: $(READY)  ## make the virtual environment
@@ -96,6 +98,9 @@ sync: $(READY)  ## write every chapter's .ipynb anew from its text, and the READ
 
 book: $(READY)  ## build the website into book/_build/html
 	@$(BIN)/python -m book.build
+
+test-answers: $(READY)  ## every kept answer to an exercise, right and wrong, a hundred times on fresh inputs (most of an hour)
+	@GMBOOK_REPEATS=100 $(BIN)/python -m pytest tests/course/test_sheets.py -q -n $(JOBS) -k test_kept_answer $(PYTESTFLAGS)
 
 test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
 	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,3 +45,19 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("GMBOOK_DATA", str(tmp_path / "home"))
     monkeypatch.setattr(download, "cache", lambda: tmp_path / "cache")
     return tmp_path / "home"
+
+
+@pytest.fixture
+def small_images(monkeypatch, data_home):
+    """A reference of 300 images and a training set of 3,200 (a few more than CIFAR-10's pixels, so that a covariance
+    can be fitted): a test takes seconds."""
+    from gmbook import data
+    from gmbook.metrics import images
+
+    def part(whole: data.ImageSet) -> data.ImageSet:
+        return dataclasses.replace(whole, x=whole.x[:3200], y=whole.y[:3200])
+
+    mnist, cifar10 = data.mnist, data.cifar10
+    monkeypatch.setattr(images, "REFERENCE", 300)
+    monkeypatch.setattr(data, "mnist", lambda split: part(mnist(split)))
+    monkeypatch.setattr(data, "cifar10", lambda split: part(cifar10(split)))

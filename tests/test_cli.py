@@ -80,6 +80,8 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 def test_data_lists_what_is_there(capsys):
     assert main(["data"]) == 0
     assert "mnist      missing" in capsys.readouterr().out
+    assert main(["data", "digits", "prose"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["digits", "prose"]
 
 
 @pytest.mark.parametrize(
@@ -91,11 +93,12 @@ def test_data_lists_what_is_there(capsys):
         (["train", "vae", "digits", "--steps", "0"], "at least 1"),
         (["train", "vae", "digits", "--steps", "-3"], "at least 1"),
         (["train", "vae", "digits", "--steps", "-3", "--dry-run"], "at least 1"),
-        (["train", "vae", "digits", "--shares", "0", "--steps", "1"], "shares must be at least 1"),
+        (["train", "vae", "digits", "--accumulate", "0", "--steps", "1"], "accumulate must be at least 1"),
         (["train", "vae", "digits", "--seed", "-1", "--steps", "1"], "seed must not be negative"),
         (["train", "vae", "digits", "--save-every", "0", "--steps", "1"], "save_every must be at least 1"),
         (["train", "ddpm", "mnist"], "gmbook data mnist"),
-        (["data", "mnits"], "mnist"),
+        (["data", "mnits"], "did you mean mnist"),
+        (["data", "digits", "mnits"], "did you mean mnist"),
         (["sample", "nowhere"], "not the folder of a run"),
         (["evaluate", "nowhere"], "not the folder of a run"),
         (["record", "nowhere"], "not the folder of a run"),
@@ -175,16 +178,20 @@ def test_the_same_command_gives_the_same_weights_and_metrics(elsewhere, capsys):
     assert states_equal(elsewhere / "here", elsewhere / "there")
 
 
-def test_torchrun_shares_a_run_and_one_process_writes(elsewhere):
+def test_two_processes_of_torchrun_make_one_run_that_one_process_continues(elsewhere):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     train = ["train", "vae", "digits", "--steps", "6", "--save-every", "3"]
-    both = start(*torchrun, "-m", "gmbook.cli", *train, "--out", "both")
-    assert main([*train, "--out", "alone", "--shares", "2"]) == 0
+    both = start(*torchrun, "-m", "gmbook.cli", *train, "--out", "both", "--accumulate", "2")
     told, errors = both.communicate(timeout=300)
     assert both.returncode == 0, errors
     assert told.count("done; look at it") == 1
-    assert states_equal(elsewhere / "both", elsewhere / "alone")
+    assert [file.stem for file in checkpoints(elsewhere / "both")] == ["step-00000006", "step-00000003"]
     assert json.loads((elsewhere / "both" / "run.json").read_text())["processes"] == 2
+    assert main([*train[:3], "--steps", "8", "--out", "both", "--resume"]) == 0
+    history = newest_checkpoint(elsewhere / "both")[1]["history"]["loss"]
+    assert history.shape == (8,) and history.isfinite().all()
+    about = json.loads((elsewhere / "both" / "run.json").read_text())
+    assert (about["processes"], about["steps"], about["recipe"]["accumulate"]) == (1, 8, 1)
 
 
 # --------------------------------------------------------------------------------------------- nothing is lost
@@ -194,7 +201,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of a command that fails with exit code 2."""
     capsys.readouterr()
     assert main(arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "%|" not in line]  # no bar
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "%|" not in line]  # no bar
+    (line,) = [line for line in lines if not line.startswith("resuming ")]
     return line
 
 
@@ -204,9 +212,35 @@ def test_a_folder_that_cannot_be_written_is_told(elsewhere, capsys):
     assert line == "gmbook: cannot write file/run/run.json: Not a directory"
 
 
-def test_a_batch_is_not_cut_into_more_shares_than_it_has_rows(capsys):
-    line = refused(["train", "vae", "digits", "--shares", "65", "--steps", "1"], capsys)
-    assert "a batch of 64 cannot be cut into 65 shares" in line
+def test_a_batch_is_not_cut_into_more_parts_than_it_has_rows(capsys):
+    line = refused(["train", "vae", "digits", "--accumulate", "65", "--steps", "1"], capsys)
+    assert "a batch of 64 cannot be cut into 65 parts" in line
+
+
+def test_a_run_whose_rate_decays_is_not_resumed_with_other_steps(elsewhere, capsys):
+    """The rest of the run would be that of neither; what the folder says of the run stays true."""
+    train = ["train", "ddpm", "digits", "--out", "run"]
+    assert main([*train, "--steps", "3"]) == 0
+    before = {file.name: file.read_bytes() for file in (elsewhere / "run").iterdir()}
+    line = refused([*train, "--steps", "5", "--resume"], capsys)
+    assert "begun with 3 steps, over which its learning rate decays (cosine)" in line
+    line = refused([*train, "--steps", "1", "--resume"], capsys)
+    assert "at step 3 already, beyond the 1 steps asked for" in line
+    line = refused([*train, "--steps", "0", "--resume"], capsys)
+    assert "steps must be at least 1" in line
+    assert {file.name: file.read_bytes() for file in (elsewhere / "run").iterdir()} == before
+    assert main([*train, "--steps", "3", "--resume"]) == 0  # done already
+
+
+def test_a_run_with_a_constant_rate_goes_on_for_as_long_as_one_likes(elsewhere, capsys):
+    train = ["train", "vae", "digits"]
+    assert main([*train, "--steps", "5", "--out", "once"]) == 0
+    assert main([*train, "--steps", "1", "--out", "twice"]) == 0
+    assert main([*train, "--steps", "5", "--out", "twice", "--resume"]) == 0
+    assert states_equal(elsewhere / "once", elsewhere / "twice")
+    once, twice = (json.loads((elsewhere / name / "run.json").read_text()) for name in ("once", "twice"))
+    assert once == twice and once["steps"] == once["recipe"]["steps"] == 5
+    assert "beyond the 4 steps" in refused([*train, "--steps", "4", "--out", "twice", "--resume"], capsys)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
@@ -226,7 +260,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(
     sound = experiments.find("vae", "digits", "laptop")
     train = ["train", "vae", "digits", "--out", "run"]
     assert main([*train, "--steps", "2"]) == 0
-    bad = replace(sound, options={"lr": float("inf")})
+    bad = replace(sound, recipe=replace(sound.recipe, lr=float("inf")))
     monkeypatch.setattr(experiments, "find", lambda *name: bad)
     line = refused([*train, "--steps", "9", "--resume"], capsys)
     assert "at step 3: lower lr" in line and "the checkpoint of step 2 in run is kept" in line

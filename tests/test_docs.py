@@ -1,9 +1,10 @@
-"""Everything public has a docstring; what the README shows runs."""
+"""Everything public has a docstring; what the README shows runs; the names of the changelog are there."""
 
 from __future__ import annotations
 
 import ast
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -108,3 +109,15 @@ def test_readme_commands_exist(words, tmp_path):
 def test_readme_targets_exist(words):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {word for word in words[1:] if "=" not in word and not word.startswith("-")} <= targets
+
+
+def renamed() -> list[str]:
+    """The full names that CHANGELOG.md's tables give as new, or as the place where the old names stand now."""
+    rows = re.findall(r"^\| `.*?\|(.*)\|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    return sorted({name for row in rows for name in re.findall(r"`(gmbook\.[\w.]+)`", row)})
+
+
+def test_the_changelogs_new_names_are_there():
+    assert "gmbook.core.flows.multiscale.Multiscale" in renamed()
+    for name in renamed():
+        pkgutil.resolve_name(name)

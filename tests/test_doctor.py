@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gmbook import doctor
+from gmbook import cli, doctor
+from gmbook.data import download
 
 
 def test_this_environment_is_well(capsys):
@@ -26,20 +27,29 @@ def test_wrong_determinants_are_seen(monkeypatch, capsys):
     assert "[missing] determinants" in capsys.readouterr().out
 
 
-def test_data_sets_are_looked_for_where_gmbook_data_points(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "data_folders", lambda: [tmp_path])
-    assert not doctor.dataset("text8").ok and not doctor.dataset("text8").required
-    (tmp_path / "text8").mkdir()
-    (tmp_path / "text8" / "text8").write_text(" anarchism")
-    assert doctor.dataset("text8").ok
-
-
-def test_the_named_folder_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("GMBOOK_DATA", str(tmp_path))
-    first, second = doctor.data_folders()
-    assert first == tmp_path and second.parts[-2:] == ("data", "cache")
-    monkeypatch.delenv("GMBOOK_DATA")
-    assert doctor.data_folders() == [second]
+def test_the_doctor_and_gmbook_data_agree_where_data_lie_and_what_is_wrong(nowhere, capsys):
+    """A set with one file missing is not [ok], nor is another set under its file names; each says which file."""
+    absent = doctor.dataset("text8")
+    assert not absent.ok and not absent.required and "gmbook data text8" in absent.line
+    for home in (nowhere, nowhere.with_name("cache")):
+        folder = home / "text8"
+        folder.mkdir(parents=True)
+        (folder / "text8").write_bytes(b" anarchism originated as a term of abuse" * 100)
+        assert doctor.dataset("text8") == (True, f"text8: found in {home}", False)
+        (folder / "text8").unlink()
+    (nowhere / "mnist").mkdir()
+    files = [nowhere / file for file in download.entry("mnist").files]
+    for file in files[:3]:
+        file.write_bytes(b"another set")
+    incomplete = doctor.dataset("mnist")
+    assert not incomplete.ok and f"mnist/{files[3].name} is missing in {nowhere}" in incomplete.line
+    files[3].write_bytes(b"another set")
+    other = doctor.dataset("mnist")
+    assert not other.ok and f"{files[0]} is damaged or belongs to another set" in other.line
+    assert cli.main(["data"]) == 0
+    listed = capsys.readouterr().out
+    for name in doctor.DATASETS:
+        assert download.look(name)[1] in listed and download.look(name)[1] in doctor.dataset(name).line
 
 
 def test_a_missing_package_says_what_to_do():

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import re
+from pathlib import Path
 
 import pytest
 from tools import readme, results
 from tools.results import Bar, Entry
 
+from gmbook.data.jsonfiles import as_json
 from gmbook.experiments import EXPERIMENTS, find
+from gmbook.experiments.results import Record
+from gmbook.metrics import wording
+from gmbook.metrics.metric import Metric, Protocol, by_key, to_json
 
 RECORDS = results.recorded()
 AR, MDLM = "autoregressive-text8-laptop", "mdlm-text8-laptop"
 
 
-def made_up(paper: str, metrics: dict[str, object]) -> results.Content:
+def made_up(paper: str, *metrics: Metric) -> Record:
     """A record of a run on text8 that never was."""
     run = {"paper": paper, "dataset": "text8", "budget": "laptop", "seed": 0, "steps": 5000, "batch": 32}
-    told = {"commit": "0", "versions": {"torch": "2"}, "hardware": "a CPU", "command": "gmbook", "reference": "a paper"}
-    return run | told | {"seconds": 600.0, "weights": 800_000, "metrics": metrics}
+    about = {
+        "commit": "0",
+        "versions": {"torch": "2"},
+        "hardware": "a CPU",
+        "command": "gmbook",
+        "reference": "a paper",
+    }
+    return Record(run | about | {"seconds": 600.0, "weights": 800_000}, by_key(metrics), Path("nowhere"))
 
 
 def text(autoregression: float, bound: float) -> results.Records:
     """Both records on text8, where the 5-gram has 2.05 bits per letter."""
-    counted = {"baseline, letter frequencies: bits per letter": 4.1, "baseline, 5-grams: bits per letter": 2.05}
+    counted = {"letter_frequencies": 4.1, "five_grams": 2.05}
     return {
-        AR: made_up("autoregressive", {"bits per letter, exact": autoregression} | counted),
-        MDLM: made_up("mdlm", {"bits per letter, bound (32 draws of the mask count)": bound} | counted),
+        AR: made_up("autoregressive", Metric("bits_per_letter", autoregression, baselines=counted)),
+        MDLM: made_up("mdlm", Metric("bits_per_letter_bound", bound, baselines=counted)),
     }
 
 
@@ -96,34 +107,70 @@ def test_the_bound_is_held_to_the_autoregression_of_the_same_budget():
     assert results.verdict(bar, both[MDLM], {MDLM: both[MDLM]}) == ("2.2", "not yet run", None)
 
 
+METRICS = (
+    Metric("share", 0.95, error=0.125, protocol=Protocol(samples=1000)),
+    Metric("distance", 50.0, floor=10.0, baselines={"gaussian": 100.0}),
+    Metric("nothing", None, missing="not computed: no network"),
+)
+
+
 @pytest.mark.parametrize(
     ("bar", "kept"),
     [
         (Bar("share", 0.95, "", "", at_least=True), True),
         (Bar("share", 0.951, "", "", at_least=True), False),
-        (Bar("distance", "baseline", "", "", factor=0.5), False),
-        (Bar("distance", "baseline", "", "", factor=0.6), True),
+        (Bar("distance", "distance.gaussian", "", "", factor=0.5), False),
+        (Bar("distance", "distance.gaussian", "", "", factor=0.6), True),
         (Bar("nothing", 1.0, "", ""), None),
+        (Bar("share", "nothing", "", ""), None),
     ],
 )
 def test_bars(bar, kept):
-    content = made_up("x", {"share": 0.95, "distance": 50.0, "baseline": 100.0, "nothing": "not computed: no network"})
-    assert results.verdict(bar, content, {})[2] is kept
+    assert results.verdict(bar, made_up("x", *METRICS), {})[2] is kept
 
 
-def test_a_metric_that_is_missing_or_ambiguous_is_an_error_that_names_the_file():
-    content = made_up("x", {"bits, one": 1.0, "bits, two": 2.0})
-    for name, count in (("bits", 2), ("nats", 0)):
-        with pytest.raises(LookupError, match=rf"has {count} metrics that begin with '{name}'.*book/results/numbers"):
-            results.metric(content, name)
-    assert results.fill("{bits, one|.2f} and {bits, t|}", content) == "1.00 and 2.0"
-    assert results.fill("{d|.0f}", made_up("x", {"d": "not computed: no weights"})) == "not computed"
+def test_a_number_that_is_missing_is_an_error_that_says_which_there_are():
+    record = made_up("x", *METRICS)
+    with pytest.raises(LookupError, match=r"no metric 'nats'.*book/results/numbers; it has share, distance, nothing"):
+        results.number(record, "nats")
+    with pytest.raises(LookupError, match="share has no 'floor': it has value, error, samples"):
+        results.number(record, "share.floor")
+    template = "{share|.1%}, {share.error|.3f}, {share.samples|,}, {distance.floor|.0f}, {distance.gaussian|.0f}"
+    assert results.fill(template, record) == "95.0%, 0.125, 1,000, 10, 100"
+    assert results.fill("{nothing|.0f}", record) == "not computed"
 
 
 def test_the_misleading_precision_is_a_measured_one():
     assert "has precision" not in results.page({}) and "Precision alone misleads" in results.page({})
-    colours = copy.deepcopy(made_up("flow_matching", {"precision of the Gaussian": 0.9, "recall of the Gaussian": 0.0}))
-    assert "precision 0.90 and recall 0.00" in results.gaussian_sentence({"a": made_up("vae", {}), "b": colours})
+    shares = [
+        Metric(key, 0.5, baselines={results.GAUSSIAN: value}) for key, value in (("precision", 0.9), ("recall", 0.0))
+    ]
+    records = {"a": made_up("vae"), "b": made_up("flow_matching", *shares)}
+    assert "precision 0.90 and recall 0.00" in results.gaussian_sentence(records)
+
+
+CARD = ("samples", "data", "examples", "network", "seed")
+
+
+def test_every_distance_of_features_carries_its_card():
+    """Samples, reference set, network and seed: without them such a number compares with nothing."""
+    seen = 0
+    for record in RECORDS.values():
+        for metric in record.metrics.values():
+            if "frechet" in metric.key or metric.key in ("fid", "precision", "recall"):
+                assert all(getattr(metric.protocol, name) not in (None, "") for name in CARD), metric
+                seen += 1
+    assert seen > 30
+
+
+def test_every_key_has_words_and_every_record_comes_back_as_it_was():
+    for record in RECORDS.values():
+        content = json.loads((record.folder / "record.json").read_text(encoding="utf-8"))
+        assert json.loads(as_json(to_json(record.metrics.values()))) == content["metrics"]
+        for metric in record.metrics.values():
+            for key in (metric.key, *metric.baselines):
+                assert re.fullmatch(r"[a-z][a-z0-9_]*", key)
+                assert "_" not in wording.name(key)
 
 
 def test_markers_that_are_gone_are_missed():

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gmbook.core.model import Model
+from gmbook.core.model import Model, Objective
 from gmbook.data.batches import LawBatches
 from gmbook.laws import plane
 from gmbook.networks.mlp import MLP, TimeMLP
@@ -26,7 +27,7 @@ from gmbook.papers.glow import Glow
 from gmbook.papers.realnvp import RealNVP
 from gmbook.train import EMA, fit, processes, train
 
-SIZE = 30  # does not divide by four: the shares of four differ in size
+SIZE = 30  # halves of 15 rows, and quarters of 8 and 7
 
 
 class Dropout(Model):
@@ -44,6 +45,36 @@ class Dropout(Model):
         return (self.net(x) - x.sum(1, keepdim=True)).square().mean()
 
 
+class Shared(Model):
+    """Two players that move one factor both, and one of their own each; the second player moves every other step."""
+
+    shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.a, self.b = (nn.Parameter(torch.tensor([1.0, 0.5])) for _ in range(3))
+
+    def objectives(self) -> dict[str, Objective]:
+        """Both fit x₁, each by its own way."""
+        first = lambda x: (self.factor * self.a * x).sum(1).sub(x[:, 0]).square().mean()  # noqa: E731
+        second = lambda x: (self.factor * x).sub(self.b).square().mean()  # noqa: E731
+        return {"first": Objective(first, [self.factor, self.a]), "second": Objective(second, [self.factor, self.b], 2)}
+
+
+class Running(Model):
+    """A network with batch normalisation, whose running statistics are buffers."""
+
+    shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Regression on the sum."""
+        return (self.net(x) - x.sum(1, keepdim=True)).square().mean()
+
+
 def net() -> TimeMLP:
     """A small network with time."""
     return TimeMLP(2, 32, 2)
@@ -55,10 +86,13 @@ MODELS: dict[str, Callable[[], Model]] = {
     "ddpm": lambda: DDPM(net(), (2,), 100),
     "gan with r1": lambda: GAN(MLP(4, 2), MLP(2, 1), (2,), 4, penalty=r1(), critic_steps=2),
     "gan with gradient penalty": lambda: GAN(MLP(4, 2), MLP(2, 1), (2,), 4, penalty=gradient_penalty()),
+    "shared": Shared,
+    "running": Running,
     "batch norm": lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16, 1), layers=2, batch_norm=True),
     "actnorm": lambda: Glow.on_vectors(2, 2, 16),
 }
-SAME_LAW = ["flow matching", "ddpm", "gan with r1"]  # losses that are means over examples
+# Losses that are means over examples; the others compute statistics of a batch, or draw by `dropout`.
+SAME_LAW = ["flow matching", "ddpm", "gan with r1", "gan with gradient penalty", "shared", "actnorm"]
 
 
 def run(name: str, **options: Any) -> dict[str, Tensor]:
@@ -69,6 +103,11 @@ def run(name: str, **options: Any) -> dict[str, Tensor]:
     batches = LawBatches(plane.moons(), SIZE)
     losses = list(train(model, batches, steps=6, lr=1e-2, ema=ema, clip=1.0, weight_decay=0.1, **options))
     return report(model, losses) | {f"average/{k}": v for k, v in ema.weights.items()}
+
+
+def optimizer(name: str) -> Any:
+    """Adam, but where the first gradients are zero up to rounding, which Adam would make as large as any."""
+    return partial(torch.optim.SGD, lr=1.0) if name == "actnorm" else None
 
 
 def report(model: Model, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -100,15 +139,22 @@ class RowsOfOneDraw(TorchFunctionMode):
         return whole.tensor_split(self.world)[self.rank]
 
 
-def run_on_one_draw(name: str) -> dict[str, Tensor]:
+def run_on_one_draw(name: str, **options: Any) -> dict[str, Tensor]:
     """Six steps on given batches and given noise: what is left is the mean over the processes."""
     torch.manual_seed(0)
     model = MODELS[name]()
     batches = [(plane.moons().sample(SIZE),) for _ in range(6)]
-    look, processes.first_look = processes.first_look, lambda *_: None  # it would draw, too; no layer here needs it
-    with RowsOfOneDraw(processes.rank(), processes.world()):
-        losses = list(train(model, batches, steps=6, lr=1e-2))
-    processes.first_look = look
+    draws = RowsOfOneDraw(processes.rank(), processes.world())
+    look = processes.look_at
+
+    def unseen(*arguments: Any) -> None:  # a look at the first batch is no draw of the run
+        look(*arguments)
+        draws.count = 0
+
+    processes.look_at = unseen
+    with draws:
+        losses = list(train(model, batches, steps=6, lr=1e-2, clip=1.0, **options))
+    processes.look_at = look
     return report(model, losses)
 
 
@@ -149,13 +195,15 @@ def main(folder: Path, rank: int, ports: list[str]) -> None:
     keep = lambda name, tensors: save_file(tensors, folder / f"{name} {rank}.safetensors")  # noqa: E731
     say = lambda name, text: (folder / f"{name} {rank}.txt").write_text(text)  # noqa: E731
     os.environ["MASTER_PORT"] = ports[0]
-    with processes.joined(timedelta(seconds=60)):
+    with processes.process_group(timedelta(seconds=60)):
         for name in MODELS:
             keep(name, run(name))
-        keep("four shares", run("dropout", shares=4, accumulate=2))
         for name in SAME_LAW:
-            keep(f"one draw, {name}", run_on_one_draw(name))
+            keep(f"one draw, {name}", run_on_one_draw(name, optimizer=optimizer(name)))
+        keep("two parts each", run_on_one_draw("shared", accumulate=2))
         resumed(folder / "changing", 4)
+        resumed(folder / "parts", 4)
+        keep("parts", resumed(folder / "parts", 12))
         keep("whole", resumed(folder / "whole", 12))
         small = lambda: fit(Dropout(), [(torch.ones(1, 2),)], steps=1, progress=False)  # noqa: E731
         say("too small", told(small))
@@ -168,7 +216,7 @@ def main(folder: Path, rank: int, ports: list[str]) -> None:
     if rank == 0:
         resumed(folder / "changing", 8)  # alone
     os.environ["MASTER_PORT"] = ports[1]
-    with processes.joined(timedelta(seconds=60)):
+    with processes.process_group(timedelta(seconds=60)):
         keep("changing", resumed(folder / "changing", 12))
         dies = failing(1, 3, lambda: os._exit(7))
         say("dies", told(lambda: fit(Dropout(), dies, folder=folder / "dies", **quiet)))

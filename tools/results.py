@@ -7,13 +7,14 @@ it reports and what explains the distance to ours:
 
 theirs, source: the paper's number, and where it stands. Only numbers that were read in the paper or its code, or that
 two sources agree on.
-ours: what of a record is shown; {name|format} is its metric of that name, or the only one whose name begins so.
+ours: what of a record is shown; {key|format} is the value of its metric of that key, {key.part|format} its error, its
+floor, one of its baselines, or how many samples or examples (`Metric.part`).
 bar: what the laptop run was to show, see `Bar`; `missed` is printed if it fails.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import sys
 import tomllib
@@ -25,17 +26,19 @@ from typing import Any
 from gmbook import registry
 from gmbook.experiments import EXPERIMENTS
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.results import NoRecord, Record, read
+from gmbook.metrics import wording
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "book" / "results", ROOT / "book" / "results.md"
 NUMBERS = RESULTS / "numbers"
 SETS = ("mnist", "cifar10", "text8")  # digits and prose stand in where these are missing; toys have their own page
+GAUSSIAN = "pixel_gaussian"  # the baseline that shows how precision misleads
 NOT_RUN = "not yet run"
-PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]*)\}")  # {name of a metric|format}
+PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]*)\}")  # {key|format} or {key.part|format}
 HEADER = ("experiment", "the paper's number", "ours", "budget", "protocol", "what explains the gap")
 
-Content = dict[str, Any]  # of a record.json
-Records = dict[str, Content]  # by the experiment's name
+Records = dict[str, Record]  # by the experiment's name
 
 INTRO = """# What the runs reach
 
@@ -50,7 +53,7 @@ READING = """
 
 - **Every distance stands beside its floor**, the same distance between two samples of real images of that size, and in
   colour beside a baseline: samples of a Gaussian with the training pixels' mean and covariance.
-- **No distance here is FID.** FID means Inception's features. Digits are judged in the features of the book's own
+- **No distance here is FID.** FID means Inception's features. Digits are compared in the features of the book's own
   classifier, colour images in those of EfficientNet-Lite0: such numbers compare only with each other.
 - **Precision alone misleads**, so recall stands beside it: samples that are all alike can lie close to real
   ones, as those of a Gaussian of the pixels do in colour features.{gaussian}
@@ -101,10 +104,13 @@ def entries(folder: Path = NUMBERS) -> list[Entry]:
     return [Entry(**table | {"bar": tuple(Bar(**bar) for bar in table.get("bar", ()))}) for table in tables]
 
 
-def recorded(folder: Path = RESULTS) -> Records:
+def recorded() -> Records:
     """All records, by the experiment's name."""
-    files = sorted(folder.glob("*/record.json"))
-    return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    found = {}
+    for experiment in EXPERIMENTS:
+        with contextlib.suppress(NoRecord):
+            found[experiment.name] = read(experiment, ROOT)
+    return dict(sorted(found.items()))
 
 
 def runs(entry: Entry) -> list[Experiment]:
@@ -119,43 +125,43 @@ def runs(entry: Entry) -> list[Experiment]:
 # -------------------------------------------------------------------------------------------------------- numbers
 
 
-def metric(content: Content, name: str) -> Any:
-    """The metric of that name, or the only one whose name begins so.
+def number(record: Record, name: str) -> Any:
+    """The number that `key` or `key.part` names; None where it could not be computed.
 
     Raises:
-        LookupError: there is none, or there are several.
+        LookupError: there is none.
     """
-    metrics = content["metrics"]
-    found = [name] if name in metrics else [key for key in metrics if key.startswith(name)]
-    if len(found) != 1:
+    key, _, part = name.partition(".")
+    if key not in record.metrics:
         raise LookupError(
-            f"the record of {content['paper']} on {content['dataset']} has {len(found)} metrics that begin with "
-            f"{name!r}, one is needed: correct its file in book/results/numbers; it has {', '.join(metrics)}"
+            f"the record of {record.content['paper']} on {record.content['dataset']} has no metric {key!r}: "
+            f"correct its file in book/results/numbers; it has {', '.join(record.metrics)}"
         )
-    return metrics[found[0]]
+    return record.metrics[key].part(part or "value")
 
 
 def show(value: Any, form: str) -> str:
-    """A number in that format; what could not be computed is a sentence in the record, and is said in two words."""
-    return "not computed" if isinstance(value, str) else format(value, form)
+    """A number in that format, or that there is none."""
+    return "not computed" if value is None else format(value, form)
 
 
-def fill(template: str, content: Content) -> str:
-    """The template with the record's metrics in it."""
-    return PLACE.sub(lambda place: show(metric(content, place[1]), place[2]), template)
+def fill(template: str, record: Record) -> str:
+    """The template with the record's numbers in it."""
+    return PLACE.sub(lambda place: show(number(record, place[1]), place[2]), template)
 
 
-def verdict(bar: Bar, content: Content, records: Records) -> tuple[str, str, bool | None]:
+def verdict(bar: Bar, record: Record, records: Records) -> tuple[str, str, bool | None]:
     """What was measured, the bar, and whether it is kept; None where the record to compare with is missing."""
-    value, than = metric(content, bar.measure), bar.than
-    if isinstance(than, str):
-        other = records.get(f"{bar.of}-{content['dataset']}-{content['budget']}") if bar.of else content
-        if other is None:
+    value, than, other = number(record, bar.measure), bar.than, record
+    if bar.of:
+        name = f"{bar.of}-{record.content['dataset']}-{record.content['budget']}"
+        if name not in records:
             return show(value, ".3g"), NOT_RUN, None
-        than = metric(other, than)
-    if isinstance(value, str) or isinstance(than, str):
+        other = records[name]
+    limit = number(other, than) if isinstance(than, str) else than
+    if value is None or limit is None:
         return show(value, ".3g"), "not computed", None
-    limit = bar.factor * than + bar.margin
+    limit = bar.factor * limit + bar.margin
     return f"{value:.4g}", f"{limit:.4g}", value >= limit if bar.at_least else value < limit
 
 
@@ -170,15 +176,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def row(entry: Entry, experiment: Experiment, records: Records) -> list[str]:
     """One line of the table: `HEADER`."""
-    content = records.get(experiment.name)
-    if content is None:
-        planned = f"{experiment.budget}: {experiment.steps:,} steps of {experiment.size}"
+    record = records.get(experiment.name)
+    if record is None:
+        planned = f"{experiment.budget}: {experiment.recipe.steps:,} steps of {experiment.recipe.batch_size}"
         return [entry.title, entry.theirs, NOT_RUN, planned, "–", "–"]
+    content = record.content
     run = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"
-    ours = fill(entry.ours, content)
-    ours += "".join(f". **{bar.missed}**" for bar in entry.bar if verdict(bar, content, records)[2] is False)
+    ours = fill(entry.ours, record)
+    ours += "".join(f". **{bar.missed}**" for bar in entry.bar if verdict(bar, record, records)[2] is False)
     budget = f"{experiment.budget}: {run}, {content['seconds'] / 60:.0f} min"
-    return [entry.title, entry.theirs, ours, budget, fill(entry.protocol, content), entry.gap]
+    return [entry.title, entry.theirs, ours, budget, fill(entry.protocol, record), entry.gap]
 
 
 def lines(budgets: Sequence[str], records: Records) -> list[list[str]]:
@@ -190,12 +197,12 @@ def aims(records: Records) -> Iterator[list[str]]:
     """What each laptop run was to show, and whether it does."""
     words = {True: "yes", False: "**no**", None: "open"}
     for entry in entries():
-        content = records.get(f"{entry.paper}-{entry.dataset}-laptop")
+        record = records.get(f"{entry.paper}-{entry.dataset}-laptop")
         for bar in entry.bar:
-            if content is None:
+            if record is None:
                 yield [entry.title, bar.aim, NOT_RUN, "–", "open"]
             else:
-                value, limit, kept = verdict(bar, content, records)
+                value, limit, kept = verdict(bar, record, records)
                 yield [entry.title, bar.aim, value, limit, words[kept]]
 
 
@@ -213,39 +220,40 @@ def readme_table(records: Records) -> str:
 
 def gaussian_sentence(records: Records) -> str:
     """The example of a misleading precision, from the first record in colour that holds it."""
-    for content in records.values():
-        precision, recall = (content["metrics"].get(f"{name} of the Gaussian") for name in ("precision", "recall"))
-        if precision is not None and recall is not None:
+    for record in records.values():
+        shares = [
+            record.metrics[key].baselines.get(GAUSSIAN) for key in ("precision", "recall") if key in record.metrics
+        ]
+        if len(shares) == 2 and None not in shares:
             return (
-                f" In the record of {content['paper']} on {content['dataset']} it has precision {precision:.2f} and "
-                f"recall {recall:.2f}."
+                f" In the record of {record.content['paper']} on {record.content['dataset']} it has precision "
+                f"{shares[0]:.2f} and recall {shares[1]:.2f}."
             )
     return ""
 
 
-def details(entry: Entry, experiment: Experiment, content: Content) -> str:
+def details(entry: Entry, experiment: Experiment, record: Record) -> str:
     """A record in full: provenance, metrics, samples, losses."""
     folder = f"results/{experiment.name}"
+    content = record.content
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    metrics = [[name, cell(value)] for name, value in content["metrics"].items()]
+    metrics = [
+        [wording.name(m.key), wording.measured(m), wording.beside(m) or "–", wording.protocol(m.protocol)]
+        for m in record.metrics.values()
+    ]
+    drawn = [f"> {line}\n" for m in record.metrics.values() for line in m.lines]
     parts = [
         f"### {entry.title}, {experiment.budget}\n",
         f"`{content['command']}`, commit `{content['commit']}`, seed {content['seed']}, "
         f"{content['seconds'] / 60:.0f} min on {content['hardware']}; {versions}. "
         f"The paper's setting: {content['reference']}.\n",
-        table(("metric", "value"), metrics),
+        table(("metric", "value", "beside it", "how it was measured"), metrics),
+        *drawn,
     ]
     if experiment.sample is not None:
         parts.append(f"![Samples of this run, nothing selected]({folder}/samples.png)\n")
     parts.append(f"![The run's losses against its steps]({folder}/loss.png)\n")
     return "\n".join(parts)
-
-
-def cell(value: Any) -> str:
-    """A metric as it stands in a table: four digits, a count, a sentence, a list."""
-    if isinstance(value, list):
-        return "; ".join(cell(part) for part in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
 def page(records: Records) -> str:

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 
 from gmbook import experiments
-from gmbook.experiments import base
+from gmbook.experiments import runs
+from gmbook.experiments.base import Experiment
+from gmbook.metrics import wording
+from gmbook.metrics.metric import Metric, from_json, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, PAGE = ROOT / "book" / "results" / "toys", ROOT / "book" / "toys.md"
@@ -32,17 +35,22 @@ draw to draw, so a ratio below one is luck. The seconds are processor time, on t
 """
 
 
-def measure(experiment: base.Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
+def measure(experiment: Experiment, steps: int | None = None, n: int | None = None) -> dict[str, Any]:
     """Train one experiment in a scratch folder and judge it."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = base.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
+        model, _ = runs.run(experiment, Path(folder) / "run", steps=steps, save_every=10**9, progress=False)
     seconds = time.process_time() - start
     torch.manual_seed(1)
     assert experiment.evaluate is not None
     report = experiment.evaluate(model, n or POINTS.get(experiment.dataset, 4000))
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"steps": steps or experiment.steps, "seconds": round(seconds, 1), "weights": weights, "metrics": report}
+    return {
+        "steps": steps or experiment.recipe.steps,
+        "seconds": round(seconds, 1),
+        "weights": weights,
+        "metrics": to_json(report),
+    }
 
 
 def recorded(folder: Path = ROWS) -> dict[str, dict[str, Any]]:
@@ -50,9 +58,14 @@ def recorded(folder: Path = ROWS) -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
 
 
-def number(value: Any) -> str:
-    """Three digits, or a count."""
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+def measured(metric: Metric) -> str:
+    """Three digits, or a count, and the ratio to the floor."""
+    parts = [f"{wording.name(metric.key)} {metric.value:.3g}"]
+    parts += [f"standard error {metric.error:.3g}"] if metric.error is not None else []
+    parts += [f"{wording.name(key)} {value:.3g}" for key, value in metric.baselines.items()]
+    if metric.floor is not None:
+        parts += [f"noise floor {metric.floor:.3g}", f"ratio {metric.part('value') / metric.floor:.3g}"]
+    return ", ".join(parts)
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
@@ -62,10 +75,10 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         row = results.get(experiment.name)
         if row is None:
             continue
-        measured = ", ".join(f"{name} {number(value)}" for name, value in row["metrics"].items())
+        words = ", ".join(measured(metric) for metric in from_json(row["metrics"]).values())
         law = experiment.dataset.replace("_", " ")
         size = f"{row['steps']:,} | {row['seconds']:.0f} | {row['weights']:,}"
-        lines.append(f"| `{experiment.paper}` | {law} | {size} | {measured} |")
+        lines.append(f"| `{experiment.paper}` | {law} | {size} | {words} |")
     return HEAD + "\n".join(lines) + "\n"
 
 

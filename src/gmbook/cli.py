@@ -14,8 +14,9 @@ from gmbook import doctor, experiments
 from gmbook.core.model import Model
 from gmbook.course import cli as course
 from gmbook.data import download
-from gmbook.experiments import base, results
-from gmbook.experiments.base import Experiment
+from gmbook.experiments import own, results, runs
+from gmbook.experiments.base import Experiment, default_budget
+from gmbook.metrics.metric import to_json
 from gmbook.train import processes
 from gmbook.train.checkpoint import write_atomically
 
@@ -40,15 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """`gmbook train`: run an experiment, with checkpoints; under torchrun in several processes."""
-    experiment = experiments.find(arguments.paper, arguments.dataset, arguments.budget)
+    experiment = _chosen(arguments)
     folder = Path(arguments.out or f"runs/{experiment.name}-seed{arguments.seed}")
     if arguments.dry_run:
         return dry_run(experiment, folder, arguments.steps)
-    options = {name: getattr(arguments, name) for name in ("seed", "steps", "save_every", "shares", "tensorboard")}
-    with processes.joined():
+    options = {name: getattr(arguments, name) for name in ("seed", "steps", "save_every", "accumulate", "tensorboard")}
+    with processes.process_group():
         if processes.is_main():
             print(heading(experiment, experiment.model(), arguments.steps, folder))
-        base.run(experiment, folder, resume=arguments.resume, **options)
+        runs.run(experiment, folder, resume=arguments.resume, **options)
         if processes.is_main():
             print(f"done; look at it with: gmbook sample {folder}")
     return 0
@@ -57,10 +58,16 @@ def train(arguments: argparse.Namespace) -> int:
 def heading(experiment: Experiment, model: Model, steps: int | None, folder: Path) -> str:
     """What is to be run, in two lines."""
     weights = sum(p.numel() for p in model.parameters())
-    steps = experiment.steps if steps is None else steps
+    recipe = experiment.recipe
+    steps = recipe.steps if steps is None else steps
     return (
-        f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {experiment.size}, into {folder}\n"
-        f"the paper's own setting: {experiment.reference}"
+        f"{experiment.name}: {weights / 1e6:.2f} M weights, {steps} steps of {recipe.batch_size}, "
+        f"into {folder}\n"
+        + (
+            f"found: {experiment.facts['told']}"
+            if experiment.facts
+            else f"the paper's own setting: {experiment.reference}"
+        )
     )
 
 
@@ -69,7 +76,7 @@ def dry_run(experiment: Experiment, folder: Path, steps: int | None) -> int:
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     print(heading(experiment, experiment.model(), steps, folder))
-    plan, found = base.plan(experiment, steps)
+    plan, found = runs.plan(experiment, steps)
     print(plan.summary())
     if not found:
         print(f"{experiment.dataset} is not here, so noise of its shape was looked at: `gmbook data` lists what is")
@@ -81,10 +88,14 @@ def sample(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    picture = results.sheet(experiment, base.load(experiment, arguments.run), arguments.per_class, arguments.seed)
+    drawn = results.draw(experiment, runs.load(experiment, arguments.run), arguments.per_class, arguments.seed)
     out = arguments.out or arguments.run / "samples.png"
-    write_atomically(out, picture.png())
+    write_atomically(out, experiment.sheet(drawn).png())
     print(f"wrote {out}")
+    if experiment.table is not None:
+        ending, content = experiment.table(drawn)
+        write_atomically(out.with_suffix(ending), content.encode())
+        print(f"wrote {out.with_suffix(ending)}")
     return 0
 
 
@@ -93,28 +104,30 @@ def evaluate(arguments: argparse.Namespace) -> int:
     experiment = _of_run(arguments.run)
     if experiment.evaluate is None:
         raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
+    if arguments.n < 1:
+        raise ValueError(f"--n must be at least 1, got {arguments.n}")
     torch.manual_seed(0)
-    report = experiment.evaluate(base.load(experiment, arguments.run), arguments.n)
-    print(json.dumps(report, indent=1, ensure_ascii=False))
+    report = experiment.evaluate(runs.load(experiment, arguments.run), arguments.n)
+    print(json.dumps(to_json(report), indent=1, ensure_ascii=False))
     return 0
 
 
 def record(arguments: argparse.Namespace) -> int:
-    """`gmbook record`: keep a run's metrics, pictures and weights in the repository."""
+    """`gmbook record`: keep metrics, pictures and weights, in the repository or, of one's own data, beside the run."""
     print(results.record(_of_run(arguments.run), arguments.run, arguments.n).summary())
     return 0
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """`gmbook data`: download a data set, or say which there are."""
-    if arguments.name is None:
+    """`gmbook data`: download data sets, or say which there are."""
+    for name in arguments.names:
+        download.entry(name)  # all names are known before the first download begins
+    for name in arguments.names:
+        there = download.available(name)
+        print(f"{name} is {'there already:' if there else 'now in'} {download.fetch(name)}")
+    if not arguments.names:
         for name in download.registry():
-            print(f"{name:10} {'found' if download.available(name) else 'missing'}")
-        return 0
-    if download.available(arguments.name):
-        print(f"{arguments.name} is there already: {download.locate(arguments.name)}")
-        return 0
-    print(f"{arguments.name} is now in {download.fetch(arguments.name)}")
+            print(f"{name:10} {download.look(name)[1]}")
     return 0
 
 
@@ -127,16 +140,28 @@ def listing(arguments: argparse.Namespace) -> int:
             done = f"recorded, {taken / 60:.0f} min" if taken >= 90 else f"recorded, {taken:.0f} s"
         except results.NoRecord:
             done = "not yet run"
-        lines.append(
-            f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7} {experiment.steps:7} steps   {done}"
-        )
+        name = f"{experiment.paper:16} {experiment.dataset:16} {experiment.budget:7}"
+        lines.append(f"{name} {experiment.recipe.steps:7} steps   {done}")
     sys.stdout.write("\n".join([*lines, ""]))  # one write, so that a reader such as `head` may leave early
     return 0
 
 
+def _chosen(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that `gmbook train` names: one of the book's, or one on the data at a path."""
+    dataset = Path(arguments.dataset)
+    known = {experiment.dataset for experiment in experiments.EXPERIMENTS}
+    if arguments.dataset not in known and (dataset.exists() or len(dataset.parts) > 1 or dataset.suffix):
+        return own.experiment(arguments.paper, dataset, arguments.budget, arguments.size)
+    if arguments.size is not None:
+        raise ValueError(f"--size is for pictures of your own: {arguments.dataset} has its size")
+    return experiments.find(arguments.paper, arguments.dataset, arguments.budget)
+
+
 def _of_run(folder: Path) -> Experiment:
-    told = base.read_run(folder)
-    return experiments.find(told["paper"], told["dataset"], told["budget"])
+    about = runs.read_run(folder)
+    if "data" in about:
+        return own.restore(about)
+    return experiments.find(about["paper"], about["dataset"], about["budget"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,23 +179,22 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", lambda _: doctor.main(), "Say what is installed and which data sets are found.")
     command("list", listing, "List the book's experiments: paper, data set, budget, steps, and whether recorded.")
 
-    sub = command(
-        "data", data, "Download a data set (checked, into GMBOOK_DATA or data/cache), or list which are here."
-    )
-    sub.add_argument("name", nargs="?", help="mnist, cifar10 or text8; leave it out for a list")
+    sub = command("data", data, "Download data sets (checked, into GMBOOK_DATA or the cache), or list which are here.")
+    sub.add_argument("names", nargs="*", metavar="name", help="mnist, cifar10 or text8; leave it out for a list")
 
     sub = command("train", train, "Train one of the book's models on a data set.")
     sub.add_argument("paper", help="whose model, for example ddpm; `gmbook list` names all")
-    sub.add_argument("dataset", help="for example digits or mnist")
     sub.add_argument(
-        "--budget", default=base.default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s"
+        "dataset", help="for example digits or mnist; or the path of your own: a folder of pictures, a .csv, a .txt"
     )
+    sub.add_argument("--size", type=int, help="of your own pictures, pixels of a side; found if it is not given")
+    sub.add_argument("--budget", default=default_budget(), help="laptop (minutes, CPU) or gpu; default %(default)s")
     sub.add_argument("--seed", type=int, default=0, help="of weights, data order and noise; default 0")
     sub.add_argument("--steps", type=int, help="stop after this many steps instead of the experiment's own number")
     sub.add_argument("--out", help="the run's folder; default runs/<paper>-<dataset>-<budget>-seed<seed>")
     sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
     sub.add_argument("--save-every", type=int, default=250, help="steps between checkpoints; default %(default)s")
-    sub.add_argument("--shares", type=int, default=1, help="cut each batch into so many parts, to save memory")
+    sub.add_argument("--accumulate", type=int, default=1, help="compute each batch in so many parts, to save memory")
     sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: tensorboard --logdir runs")
     sub.add_argument("--dry-run", action="store_true", help="print the plan (arithmetic, memory, time), and stop")
 

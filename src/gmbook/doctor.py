@@ -7,14 +7,9 @@ import os
 import platform
 import shutil
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-DATASETS = {  # name -> a file that is there when the set is, in the official layout
-    "mnist": "mnist/train-images-idx3-ubyte.gz",
-    "cifar10": "cifar-10-batches-bin/data_batch_1.bin",
-    "text8": "text8/text8",
-}
+DATASETS = ("mnist", "cifar10", "text8")
 DISK_GB = 2.0  # the three data sets, unpacked, and the checkpoints of a few runs
 
 
@@ -99,27 +94,20 @@ def batched_lu() -> Finding:
     )
 
 
-def data_folders() -> list[Path]:
-    """Where data sets are looked for: the folder that GMBOOK_DATA names, then data/cache of the checkout."""
-    named = os.environ.get("GMBOOK_DATA")
-    checkout = Path(__file__).resolve().parents[2]
-    folders = [Path(named).expanduser()] if named else []
-    return [*folders, checkout / "data" / "cache"]
-
-
 def dataset(name: str) -> Finding:
-    """Whether a data set lies in one of the folders; the book runs without it, on the small data it carries."""
-    for folder in data_folders():
-        if (folder / DATASETS[name]).exists():
-            return Finding(True, f"{name} in {folder}", required=False)
-    return Finding(
-        False, f"{name}: `gmbook data {name}` downloads it; until then chapters use small data of their own", False
-    )
+    """Whether a data set is here whole, as `gmbook data` says it; the book runs without it, on small data."""
+    from gmbook.data import download
+
+    found, where = download.look(name)
+    rest = "" if found else "; until it is here chapters use small data of their own"
+    return Finding(found, f"{name}: {where}{rest}", required=False)
 
 
 def disk() -> Finding:
-    """Free space where data and runs are written."""
-    folder = data_folders()[-1]
+    """Free space where data are written."""
+    from gmbook.data import download
+
+    folder = download.homes()[0].absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
@@ -130,15 +118,15 @@ def disk() -> Finding:
 
 def findings() -> list[Finding]:
     """Everything looked at, in order; what needs torch is left out when torch is missing."""
-    found = [python(), device()]
-    if found[-1].ok:
-        found += [threads(), batched_lu()]
-    found += [
+    packages = [
         package("jupyterlab", "opens the chapters"),
         package("jupytext", "opens a chapter's text as a notebook"),
         package("jupyterlab-myst", "renders equations and boxes in JupyterLab"),
     ]
-    return [*found, *(dataset(name) for name in DATASETS), disk()]
+    found = [python(), device()]
+    if not found[-1].ok:
+        return [*found, *packages]
+    return [*found, threads(), batched_lu(), *packages, *(dataset(name) for name in DATASETS), disk()]
 
 
 def report() -> list[str]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gmbook.course import kit
-from gmbook.course.kit import Wrong, agree, careful, exercise, gradient, mean_is, numbers, uncorrelated, variance_is
+from gmbook.course.draws import mean_is, normal_is
+from gmbook.course.kit import Wrong, agree, careful, exercise, gradient, numbers
 
 WANT = torch.tensor([[1.0, 4.0], [9.0, 0.25]], dtype=torch.float64)
 
@@ -90,6 +91,32 @@ def test_verdicts():
         assert (verdict.points, verdict.answered) == (0, False)
 
 
+class Silent(Wrong):
+    """A hint of the student's own making."""
+
+    def __str__(self):
+        return ""
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("error", [Wrong(""), Wrong(), Wrong(" \n"), Silent("x"), Mute(), SystemExit(0)], ids=repr)
+def test_no_exception_of_an_answer_makes_it_right(error):
+    """Whatever it says, or does not say: an answer that raises has no points."""
+
+    def answer(x):
+        raise error
+
+    verdict = doubled.examine(answer)
+    assert (verdict.points, verdict.right) == (0, False)
+    with pytest.raises(kit.NotYet, match="not right yet"):
+        doubled(answer)
+    assert str(Wrong("")) and str(Wrong("why")) == "why"
+
+
 def test_in_a_notebook_a_wrong_answer_raises_one_line(capsys):
     doubled(lambda x: 2 * x)
     assert capsys.readouterr().out == "doubled: right, 2 of 2 points\n"
@@ -109,19 +136,37 @@ def test_a_check_leaves_randomness_and_dtype_alone_and_draws_anew():
 
 def test_statistics():
     draws = torch.randn(20_000, 2, dtype=torch.float64)
-    mean_is(draws + 1, torch.ones(2), "x")
-    variance_is(2 * draws, 4.0, "x")
-    uncorrelated(draws, "x")
+    mean_is(draws + 1, torch.ones(2), "x", std=1.0)
+    normal_is(2 * draws + 1, 1.0, 2.0, "x")
+    normal_is(torch.ones(5, 2, dtype=torch.float64), 1.0, 0.0, "x")
     with pytest.raises(Wrong, match="sign"):
-        mean_is(draws - 1, torch.ones(2), "x")
+        mean_is(draws - 1, torch.ones(2), "x", std=1.0)
     with pytest.raises(Wrong, match="too small"):
-        variance_is(draws, 1.1, "x")
+        normal_is(draws, 0.0, 1.1**0.5, "x")
     with pytest.raises(Wrong, match="too large"):
-        variance_is(draws, 0.9, "x")
+        normal_is(draws, 0.0, 0.9**0.5, "x")
     with pytest.raises(Wrong, match="correlated"):
-        uncorrelated(torch.stack([draws[:, 0], draws[:, 0] + draws[:, 1]], 1), "x")
+        normal_is(torch.stack([draws[:, 0], (draws[:, 0] + draws[:, 1]) / 2**0.5], 1), 0.0, 1.0, "x")
+    with pytest.raises(Wrong, match="not normal"):
+        normal_is(12**0.5 * (torch.rand(20_000, 2, dtype=torch.float64) - 0.5), 0.0, 1.0, "x")
     with pytest.raises(Wrong, match="mean"):
-        mean_is(torch.zeros(10), 1e-3, "draws that do not vary")
+        normal_is(1e-3 * draws, 0.0, 0.0, "what should not vary")
+    for empty in (torch.zeros(10), torch.zeros(0)):
+        with pytest.raises(Wrong, match="mean"):
+            mean_is(empty, 1e-3, "draws that do not vary, or are none", std=0.0)
+
+
+def test_the_bars_of_statistics_do_not_rise_with_the_answer():
+    """Zeros and one huge entry have any mean and any variance, if their own spread is the measure."""
+    draws = torch.zeros(20_000, 2, dtype=torch.float64)
+    draws[0, 0] = draws[1, 1] = 1e6
+    with pytest.raises(Wrong, match="mean"):
+        mean_is(draws, 1.0, "x", std=1.0)
+    with pytest.raises(Wrong, match="mean"):
+        normal_is(draws, 1.0, 1.0, "x")
+    draws = draws * 20_000**0.5 / 1e6  # now the mean is 0 within its error and the mean square is 1
+    with pytest.raises(Wrong, match="not normal"):
+        normal_is(draws, 0.0, 1.0, "x")
 
 
 def test_gradient_tells_what_is_detached():

@@ -7,7 +7,9 @@ are right (by another road than the sheet's solution) and all others wrong.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,14 +19,17 @@ import matplotlib
 import pytest
 
 from gmbook.course import sheets
+from gmbook.course.cells import Cells
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent
 SHEETS = sheets.sheets()
 CHECK_SECONDS = {"derive": 0.5, "code": 0.5, "diagnose": 0.5, "experiment": 10.0}  # of CPU, on a quiet machine
+REPEATS = int(os.environ.get("GMBOOK_REPEATS", "3"))  # of each kept answer: `make test-answers` takes a hundred
 SLACK = 3  # a loaded machine's caches and clock
 
 
+@functools.cache
 def answers(sheet: sheets.Sheet) -> dict[str, dict[str, Any]]:
     """The kept answers of a sheet: {exercise: {name: answer}}."""
     path = HERE / "answers" / f"{sheet.name.partition('_')[2]}.py"
@@ -43,10 +48,11 @@ def answers(sheet: sheets.Sheet) -> dict[str, dict[str, Any]]:
 def executed(notebook, skip_grades: bool) -> dict[str, Any]:
     """The namespace after running a notebook's code cells in order; a cell that raises is passed over."""
     space: dict[str, Any] = {"__name__": "__main__"}
+    cells = Cells(space)
     for cell in notebook.cells:
         if cell.cell_type == "code" and not (skip_grades and sheets.of_cell(cell).get("grade")):
             try:
-                exec(compile(cell.source, f"<{sheets.of_cell(cell).get('grade_id', 'cell')}>", "exec"), space)
+                cells.run(cell.source, sheets.of_cell(cell).get("grade_id", "cell"))
             except NotImplementedError:  # a blank
                 space.setdefault("blanks", []).append(cell)
             except NameError:  # what a blank did not define
@@ -113,8 +119,8 @@ def test_the_website_shows_blanks(sheet):
 
 @pytest.mark.parametrize(("sheet", "exercise", "name"), KEPT, ids=lambda v: getattr(v, "name", v))
 def test_kept_answer(sheet, exercise, name):
-    """A right one gets full points, a wrong one none, three times each with fresh inputs."""
-    for _ in range(3):
+    """A right one gets full points, a wrong one none, several times each with fresh inputs."""
+    for _ in range(REPEATS):
         verdict = sheet.exercises[exercise].examine(answers(sheet)[exercise][name])
         assert verdict.right == name.startswith("right_"), f"seed {verdict.seed}: {verdict}"
         assert verdict.right or verdict.hint

@@ -1,17 +1,19 @@
 """Downloads from servers on this machine: mirrors, damage, refusal, unsafe archives; nothing half-written."""
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +61,13 @@ def register(monkeypatch, nowhere):
     """register(bases, contents, …) puts one set named "toy" in the registry and returns its home."""
 
     def put(bases, contents, name="toy.bin", members=()):
-        source = Source(name, len(contents), hashlib.sha256(contents).hexdigest(), "toy", tuple(members))
+        source = Source(
+            name,
+            len(contents),
+            hashlib.sha256(contents).hexdigest(),
+            "toy",
+            dict.fromkeys(members, ["sha256:" + hashlib.sha256(INNER).hexdigest()]),
+        )
         toy = Entry("toy", "Toy", "", "", "", bases=tuple(bases), sources=(source,))
         monkeypatch.setattr(download, "registry", lambda: {"toy": toy})
         return nowhere
@@ -147,8 +155,27 @@ def test_the_first_mirror_that_delivers_ends_the_search(serve, register, monkeyp
 def test_what_is_there_is_not_fetched_again(register):
     home = register([unreachable()], PLAIN)
     (home / "toy").mkdir(parents=True)
+    (home / "toy" / "toy.bin").write_bytes(PLAIN)
+    assert fetch() == home
+
+
+def test_another_file_of_the_name_is_refused_and_left_alone(register):
+    home = register([unreachable()], PLAIN)
+    (home / "toy").mkdir(parents=True)
     (home / "toy" / "toy.bin").write_bytes(b"mine")
-    assert fetch() == home and (home / "toy" / "toy.bin").read_bytes() == b"mine"
+    with pytest.raises(DataCorrupt, match=r"toy\.bin is damaged or belongs to another set.*delete it"):
+        fetch()
+    assert (home / "toy" / "toy.bin").read_bytes() == b"mine"
+
+
+def test_only_what_is_missing_is_fetched(serve, register):
+    archive = make_tar(("one.bin", INNER), ("two.bin", INNER))
+    home = register([serve({"toy.tar.gz": archive})], archive, "toy.tar.gz", ["one.bin", "two.bin"])
+    (home / "toy").mkdir(parents=True)
+    (home / "toy" / "one.bin").write_bytes(INNER)
+    before = (home / "toy" / "one.bin").stat()
+    fetch()
+    assert (home / "toy" / "two.bin").read_bytes() == INNER and (home / "toy" / "one.bin").stat() == before
 
 
 def test_without_a_named_folder_the_cache_is_filled(serve, register, monkeypatch):
@@ -203,13 +230,56 @@ def test_an_interrupt_leaves_nothing(serve, register, monkeypatch):
     archive = make_tar(("inner.bin", INNER))
     home = register([serve({"toy.tar.gz": archive})], archive, "toy.tar.gz", ["inner.bin"])
 
-    def interrupt(*args):
+    def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "shutil", SimpleNamespace(copyfileobj=interrupt))
+    monkeypatch.setattr(tarfile.TarFile, "extractall", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch()
     assert not home.exists()
+
+
+def test_a_download_stops_at_the_size_that_is_due(register):
+    """A server that sends without end fills no disk."""
+    sent = []
+
+    class Endless(Quiet):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while sum(sent) < 200_000_000:
+                    sent.append(self.wfile.write(bytes(1_000_000)))
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    home = register([f"http://127.0.0.1:{server.server_port}/"], PLAIN)
+    with pytest.raises(DownloadFailed, match="other bytes than the registered SHA-256"):
+        fetch()
+    server.shutdown()
+    server.server_close()
+    assert not home.exists() and sum(sent) < 50_000_000
+
+
+def test_what_a_killed_download_left_is_swept_at_the_next_start(serve, register):
+    """The next start, even of a set that is there; what another process still works on stays."""
+    home = register([serve({"toy.bin": PLAIN})], PLAIN)
+    code = (
+        "import sys, time; from pathlib import Path; from gmbook.data import download\n"
+        "with download._staging(Path(sys.argv[1])) as staging:\n"
+        "    (staging / 'half').write_bytes(b'x'); print('begun', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(download.__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(home)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        fetch()
+        (working,) = home.glob(".fetch-*")
+        assert (working / "half").exists()
+        process.kill()
+    assert working.exists()
+    fetch()
+    assert files_below(home) == {"toy", "toy/toy.bin"}
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS], ids=["permission", "read-only disk"])
@@ -238,10 +308,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(serve, register, monkeypatch):
     archive = make_tar(("inner.bin", INNER))
     home = register([serve({"toy.tar.gz": archive})], archive, "toy.tar.gz", ["inner.bin"])
 
-    def full(*args):
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "shutil", SimpleNamespace(copyfileobj=full))
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
     with pytest.raises(DownloadFailed, match="the disk is full"):
         fetch()
     assert not home.exists()
@@ -267,9 +337,6 @@ def zip_with_link():
     return make_zip((link, b"/etc/passwd"))
 
 
-UNSAFE["zip link"] = ("toy.zip", zip_with_link())
-
-
 @pytest.mark.parametrize("name, archive", UNSAFE.values(), ids=UNSAFE.keys())
 def test_unsafe_archives_are_refused_whole(serve, register, tmp_path, name, archive):
     home = register([serve({name: archive})], archive, name, ["inner.bin"])
@@ -277,6 +344,13 @@ def test_unsafe_archives_are_refused_whole(serve, register, tmp_path, name, arch
         fetch()
     assert not home.exists()
     assert not list(tmp_path.rglob("escape.bin")) and not Path("/tmp/escape.bin").exists()
+
+
+def test_a_link_in_a_zip_file_becomes_a_plain_file_and_is_not_the_sets(serve, register):
+    home = register([serve({"toy.zip": zip_with_link()})], zip_with_link(), "toy.zip", ["inner.bin"])
+    with pytest.raises(DataCorrupt, match=r"toy\.zip holds another inner\.bin"):
+        fetch()
+    assert not home.exists()
 
 
 @pytest.mark.parametrize(
@@ -302,7 +376,7 @@ def test_archives_that_lack_or_break_are_named(serve, register, name, archive):
 
 
 def test_the_registry_names_what_every_download_needs():
-    assert set(download.registry()) == {"digits", "mnist", "cifar10", "text8"}
+    assert set(download.registry()) == {"digits", "prose", "mnist", "cifar10", "text8"}
     for entry in download.registry().values():
         assert entry.licence and entry.citation and entry.official.startswith("http")
         assert entry.embedded or len(entry.bases) >= 2  # a home and a mirror
@@ -310,14 +384,17 @@ def test_the_registry_names_what_every_download_needs():
         for source in entry.sources:
             assert len(bytes.fromhex(source.sha256)) == 32 and source.bytes > 0
             assert all(".." not in file.parts and not file.is_absolute() for file in source.files)
-    assert download.entry("cifar10").files[5] == PurePosixPath("cifar-10-batches-bin/test_batch.bin")
-    assert download.entry("text8").files == (PurePosixPath("text8/text8"),)
+        for digests in entry.files.values():
+            assert digests and all(len(digest.split(":")[1]) == {"s": 64, "m": 32}[digest[0]] for digest in digests)
+    assert list(download.entry("cifar10").files)[5] == PurePosixPath("cifar-10-batches-bin/test_batch.bin")
+    assert list(download.entry("text8").files) == [PurePosixPath("text8/text8")]
 
 
 def test_the_registered_bytes_are_those_of_the_official_mnist_files(data_home):
     folder = download.require("mnist")
     for source in download.entry("mnist").sources:
-        raw = (folder / source.files[0]).read_bytes()
+        (file,) = source.files
+        raw = (folder / file).read_bytes()
         assert (len(raw), hashlib.sha256(raw).hexdigest()) == (source.bytes, source.sha256)
 
 
@@ -330,8 +407,10 @@ def test_absent_and_unknown_sets(nowhere):
     assert download.locate("mnist") is None and not download.available("mnist")
     with pytest.raises(DataMissing, match="gmbook data mnist"):
         download.require("mnist")
-    with pytest.raises(ValueError, match="digits, mnist, cifar10, text8"):
+    with pytest.raises(ValueError, match="digits, prose, mnist, cifar10, text8"):
         download.fetch("imagenet")
+    with pytest.raises(ValueError, match="did you mean mnist"):
+        download.fetch("mnits")
 
 
 def test_an_empty_variable_names_no_folder(monkeypatch):

@@ -1,8 +1,11 @@
 """The data sets against their published facts, and damaged files against their errors."""
 
 import gzip
+import hashlib
 import math
+import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +13,8 @@ import torch
 from tools import prose
 
 from gmbook import data
-from gmbook.data import sets
-from gmbook.data.download import DataCorrupt, DataMissing
+from gmbook.data import download, sets
+from gmbook.data.download import DataCorrupt, DataMissing, Source
 
 
 def moments(x):
@@ -96,7 +99,23 @@ def test_prose_is_made_of_sentences_alone():
 # ---------------------------------------------------------------------------------------- damaged files
 
 
-def write_mnist(home, damage=lambda raw: raw, labels=9):
+@pytest.fixture
+def accept(monkeypatch, nowhere):
+    """accept(name): from now on the files of a set that lie in `nowhere` are the registered ones."""
+
+    def take(name):
+        digests = {
+            str(file): ["sha256:" + hashlib.sha256((nowhere / file).read_bytes()).hexdigest()]
+            for file in download.entry(name).files
+        }
+        known = download.registry()
+        mine = replace(known[name], sources=(Source("archive", 0, "", ".", digests),))
+        monkeypatch.setattr(download, "registry", lambda: known | {name: mine})
+
+    return take
+
+
+def write_mnist(home, labels=9):
     folder = home / "mnist"
     folder.mkdir(parents=True)
     for stem, count in (("train", 60_000), ("t10k", 10_000)):
@@ -104,8 +123,6 @@ def write_mnist(home, damage=lambda raw: raw, labels=9):
         y = np.array([0x801, count], dtype=">u4").tobytes() + bytes([labels]) * count
         for name, raw in ((f"{stem}-images-idx3-ubyte.gz", images), (f"{stem}-labels-idx1-ubyte.gz", y)):
             (folder / name).write_bytes(gzip.compress(raw, 1))
-    broken = folder / "t10k-images-idx3-ubyte.gz"
-    broken.write_bytes(damage(broken.read_bytes()))
     return folder
 
 
@@ -113,8 +130,9 @@ def repack(change):
     return lambda raw: gzip.compress(change(gzip.decompress(raw)), 1)
 
 
-def test_mnist_files_are_accepted_when_whole(nowhere):
+def test_mnist_files_are_accepted_when_whole(nowhere, accept):
     write_mnist(nowhere)
+    accept("mnist")
     assert len(data.mnist("test")) == 10_000
 
 
@@ -133,16 +151,55 @@ def test_mnist_files_are_accepted_when_whole(nowhere):
     ],
     ids=["half", "no trailer", "empty", "html", "bit flip", "short", "long", "magic", "endian"],
 )
-def test_a_damaged_mnist_file_is_named(nowhere, damage):
-    write_mnist(nowhere, damage)
+def test_a_damaged_mnist_file_is_named(nowhere, accept, damage):
+    broken = write_mnist(nowhere) / "t10k-images-idx3-ubyte.gz"
+    accept("mnist")
+    broken.write_bytes(damage(broken.read_bytes()))
     with pytest.raises(DataCorrupt, match=r"t10k-images-idx3-ubyte\.gz is damaged .*`gmbook data mnist`"):
         data.mnist("test")
 
 
-def test_labels_beyond_nine_are_refused(nowhere):
-    write_mnist(nowhere, labels=10)
-    with pytest.raises(DataCorrupt, match="t10k-labels.*label 10"):
+def test_another_set_under_mnists_file_names_is_refused(nowhere, accept):
+    """Fashion-MNIST has the names, sizes and shapes of MNIST: only the digests tell."""
+    folder = write_mnist(nowhere)
+    with pytest.raises(DataCorrupt, match=r"t10k-images.*belongs to another set.*digest.*MNIST"):
         data.mnist("test")
+    accept("mnist")
+    labels = folder / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(gzip.decompress(labels.read_bytes())[:-1] + b"\x08", 1))
+    assert len(data.mnist("train")) == 55_000  # what it reads is as it was
+    with pytest.raises(DataCorrupt, match="t10k-labels"):
+        data.mnist("test")
+
+
+def test_a_digest_is_computed_once_and_again_when_the_file_changes(nowhere, accept, monkeypatch):
+    import pooch
+
+    folder, asked, compute = write_mnist(nowhere), [], pooch.file_hash
+    accept("mnist")
+    monkeypatch.setattr(pooch, "file_hash", lambda path, alg: asked.append(path) or compute(path, alg=alg))
+    for _ in range(2):
+        data.mnist("test")
+        assert len(asked) == 2  # images and labels
+    images = folder / "t10k-images-idx3-ubyte.gz"
+    changed = bytearray(images.read_bytes())
+    changed[2000] ^= 255
+    before = images.stat()
+    images.write_bytes(changed)
+    os.utime(images, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(DataCorrupt, match="t10k-images"):
+        data.mnist("test")
+    (nowhere.with_name("cache") / "digests.json").write_text("{")
+    with pytest.raises(DataCorrupt, match="t10k-images"):  # a damaged memory is made anew
+        data.mnist("test")
+    assert len(asked) == 4
+
+
+def test_a_missing_file_is_named(nowhere):
+    (write_mnist(nowhere) / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataMissing, match=r"mnist/train-labels-idx1-ubyte\.gz is missing in"):
+        data.mnist("test")
+    assert download.look("mnist") == (False, f"incomplete: mnist/train-labels-idx1-ubyte.gz is missing in {nowhere}")
 
 
 def write_cifar(home, test_batch):
@@ -153,9 +210,10 @@ def write_cifar(home, test_batch):
     (folder / "test_batch.bin").write_bytes(test_batch)
 
 
-def test_cifar_records_are_label_then_red_green_blue(nowhere):
+def test_cifar_records_are_label_then_red_green_blue(nowhere, accept):
     record = bytes([7]) + bytes([1]) * 1024 + bytes([2]) * 1024 + bytes(range(32)) * 32
     write_cifar(nowhere, record * 10_000)
+    accept("cifar10")
     found = data.cifar10("test")
     assert found.y.unique().tolist() == [7]
     assert found.x[3, :2].unique().tolist() == [1, 2]
@@ -182,6 +240,16 @@ def test_a_prefix_of_text8_is_split_by_fraction_and_says_so(nowhere):
     assert len(parts[0]) == len(text) * 9 // 10 and all(part.is_prefix for part in parts)
     chunks = parts[0].chunks(100)
     assert chunks.dtype == torch.int64 and torch.equal(chunks.flatten(), parts[0].tokens[: chunks.numel()].long())
+
+
+def test_a_text_of_full_length_must_have_text8s_digest(nowhere, monkeypatch):
+    text = sets.TEXT8_BEGINNING + b" abc xyz" * 250
+    write_text8(nowhere, text)
+    known = download.registry()
+    short = replace(known["text8"], whole=len(text))
+    monkeypatch.setattr(download, "registry", lambda: known | {"text8": short})
+    with pytest.raises(DataCorrupt, match="digest"):
+        data.text8("train")
 
 
 @pytest.mark.parametrize(
@@ -218,8 +286,9 @@ def test_a_set_that_is_not_complete_is_absent(nowhere):
         data.mnist("test")
 
 
-def test_the_cache_serves_what_the_named_folder_lacks(nowhere):
+def test_the_cache_serves_what_the_named_folder_lacks(nowhere, accept):
     write_mnist(nowhere)
+    accept("mnist")
     nowhere.with_name("cache").mkdir()
     shutil.move(nowhere / "mnist", nowhere.with_name("cache") / "mnist")
     assert len(data.mnist("valid")) == 5_000
@@ -232,8 +301,9 @@ def test_digits_stand_in_with_one_printed_line(nowhere, capsys):
     assert printed.count("\n") == 1 and "MNIST is not on this machine" in printed and "8×8 digits" in printed
 
 
-def test_the_set_itself_comes_without_a_word(nowhere, capsys):
+def test_the_set_itself_comes_without_a_word(nowhere, accept, capsys):
     write_mnist(nowhere)
+    accept("mnist")
     assert data.digits_or("mnist", "test").name == "MNIST"
     assert capsys.readouterr().out == ""
 
@@ -248,7 +318,8 @@ def test_prose_stands_in_for_text8_with_one_printed_line(nowhere, capsys):
 
 
 def test_damage_is_never_replaced_by_digits(nowhere):
-    write_mnist(nowhere, lambda raw: raw[:100])
+    broken = write_mnist(nowhere) / "t10k-images-idx3-ubyte.gz"
+    broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(DataCorrupt):
         data.digits_or("mnist", "test")
 

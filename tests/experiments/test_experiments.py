@@ -18,15 +18,17 @@ from torch import Tensor
 
 from gmbook import data, experiments
 from gmbook.core.model import Objective
-from gmbook.experiments import base, results
+from gmbook.experiments import results, runs
 from gmbook.experiments.base import Experiment, Unknown
+from gmbook.metrics.metric import Metric
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers.improved_ddpm import ImprovedDDPM
 from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [experiment.name for experiment in experiments.EXPERIMENTS]
-SMALL = replace(experiments.find("vae", "digits", "laptop"), ema=0.9)
+SMALL = experiments.find("vae", "digits", "laptop")
+SMALL = replace(SMALL, recipe=replace(SMALL.recipe, ema_decay=0.9))
 
 
 def weights(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -55,7 +57,7 @@ def test_a_laptop_model_fits_the_limit_of_recorded_weights(experiment: Experimen
 )
 def test_a_digits_experiment_trains_and_samples(paper, tmp_path):
     experiment = experiments.find(paper, "digits", "laptop")
-    model, history = base.run(experiment, tmp_path, steps=2, progress=False)
+    model, history = runs.run(experiment, tmp_path, steps=2, progress=False)
     assert all(values.shape == (2,) and values.isfinite().all() for values in history.values())
     drawn = experiment.sample(model, torch.arange(3))
     assert drawn.shape == (3, 1, 8, 8) and drawn.abs().max() <= 1
@@ -75,27 +77,27 @@ def test_a_name_that_is_off_is_told_the_nearest(name, message):
 
 
 def test_a_run_continued_equals_a_run_in_one_piece(tmp_path):
-    whole, _ = base.run(SMALL, tmp_path / "whole", steps=12, progress=False)
+    whole, _ = runs.run(SMALL, tmp_path / "whole", steps=12, progress=False)
     expected = weights(whole)
     for steps in (5, 12):
         torch.manual_seed(steps)  # whatever came before must not matter
-        base.run(SMALL, tmp_path / "parts", steps=steps, resume=True, progress=False)
-    loaded = base.load(SMALL, tmp_path / "parts")
+        runs.run(SMALL, tmp_path / "parts", steps=steps, resume=True, progress=False)
+    loaded = runs.load(SMALL, tmp_path / "parts")
     torch.testing.assert_close(weights(loaded), expected, rtol=0, atol=0)
     assert not loaded.training
-    raw = base.newest_checkpoint(tmp_path / "parts")[1]["model"]
+    raw = newest_checkpoint(tmp_path / "parts")[1]["model"]
     assert any(not torch.equal(raw[name], expected[name]) for name in raw), "the average was not taken"
 
 
 def test_a_folder_that_is_taken_is_left_untouched(tmp_path):
-    base.run(SMALL, tmp_path, steps=3, progress=False)
+    runs.run(SMALL, tmp_path, steps=3, progress=False)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="--resume"):
-        base.run(SMALL, tmp_path, steps=9, progress=False)
+        runs.run(SMALL, tmp_path, steps=9, progress=False)
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        base.run(SMALL, tmp_path, steps=9, seed=1, resume=True, progress=False)
+        runs.run(SMALL, tmp_path, steps=9, seed=1, resume=True, progress=False)
     with pytest.raises(ValueError, match="paper vae, not ddpm"):
-        base.run(experiments.find("ddpm", "digits", "laptop"), tmp_path, steps=9, resume=True, progress=False)
+        runs.run(experiments.find("ddpm", "digits", "laptop"), tmp_path, steps=9, resume=True, progress=False)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -105,31 +107,31 @@ def test_a_run_is_known_from_its_first_moment_and_its_seconds_add_up(tmp_path):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        base.run(replace(SMALL, batches=killed), tmp_path, steps=6, save_every=2, progress=False)
-    assert base.read_run(tmp_path)["paper"] == "vae"
-    seconds = [base.newest_checkpoint(tmp_path)[1]["seconds"]]
+        runs.run(replace(SMALL, batches=killed), tmp_path, steps=6, save_every=2, progress=False)
+    assert runs.read_run(tmp_path)["paper"] == "vae"
+    seconds = [newest_checkpoint(tmp_path)[1]["seconds"]]
     for steps in (4, 6):
-        base.run(SMALL, tmp_path, steps=steps, resume=True, progress=False)
-        seconds.append(base.newest_checkpoint(tmp_path)[1]["seconds"])
+        runs.run(SMALL, tmp_path, steps=steps, resume=True, progress=False)
+        seconds.append(newest_checkpoint(tmp_path)[1]["seconds"])
     assert 0 < seconds[0] < seconds[1] < seconds[2]
 
 
 @pytest.fixture
 def home(tmp_path):
     """A place that looks like the book's repository, and a finished run."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "registry.toml").write_text("")
-    base.run(SMALL, tmp_path / "run", steps=4, progress=False)
+    runs.run(SMALL, tmp_path / "run", steps=4, progress=False)
     return tmp_path
 
 
 def test_a_record_holds_what_was_run_and_names_no_machine(home):
     record = results.record(SMALL, home / "run", root=home)
     assert record.content == results.read(SMALL, home).content
-    assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "metrics"} <= set(record.content)
+    assert {"seed", "steps", "seconds", "commit", "versions", "hardware", "command", "final_loss"} <= set(
+        record.content
+    )
     assert record.content["command"] == "gmbook train vae digits --budget laptop --steps 4"
-    assert results.command(SMALL, SMALL.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
-    assert record.content["seconds"] >= 0 and record.content["final loss"]["loss"] > 0
+    assert results.command(SMALL, SMALL.recipe.steps, 3) == "gmbook train vae digits --budget laptop --seed 3"
+    assert record.content["seconds"] >= 0 and record.content["final_loss"]["loss"] > 0
     text = (record.folder / "record.json").read_text()
     assert socket.gethostname() not in text and str(home) not in text
     for picture in ("loss.png", "samples.png"):
@@ -150,13 +152,14 @@ def test_the_seconds_of_a_toy_are_those_of_its_table(home):
 
 
 def test_records_made_at_once_all_stand_in_the_manifest(tmp_path):
-    names = [f"run-{i}" for i in range(60)]
+    made = {f"run{i}": {"record.json": b"{}", results.WEIGHTS: f"weights {i}".encode()} for i in range(40)}
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda name: results._manifest(tmp_path, name, name.encode()), names))
-    kept = json.loads((tmp_path / "manifest.json").read_text())
+        list(pool.map(lambda item: results._commit(replace(SMALL, paper=item[0]), item[1], tmp_path), made.items()))
+    kept = json.loads((tmp_path / "data" / "pretrained" / "manifest.json").read_text())
     assert {name: entry["sha256"] for name, entry in kept.items()} == {
-        name: hashlib.sha256(name.encode()).hexdigest() for name in names
+        f"{name}-digits-laptop": hashlib.sha256(files[results.WEIGHTS]).hexdigest() for name, files in made.items()
     }
+    assert not list((tmp_path / "book" / "results" / ".staged").iterdir())
 
 
 def test_the_same_command_and_seed_give_the_same_record(home):
@@ -164,19 +167,20 @@ def test_the_same_command_and_seed_give_the_same_record(home):
 
     def evaluate(model, n):
         x = data.binarise(data.digits("test").x[:n], 17)
-        return {"negative ELBO": -model.elbo(x).mean().item(), "mean of samples": model.sample(n).mean().item()}
+        bound, drawn = -model.elbo(x).mean().item(), model.sample(n).mean().item()
+        return [Metric("negative_elbo", bound, unit="nats"), Metric("mean_of_samples", drawn)]
 
     experiment, told, files = replace(SMALL, evaluate=evaluate), [], []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         torch.rand(seed + len(name))  # whatever came before must not matter
-        base.run(experiment, home / name, seed=seed, steps=50, progress=False)
+        runs.run(experiment, home / name, seed=seed, steps=50, progress=False)
         told.append(results.record(experiment, home / name, n=100, root=home).metrics)
         files.append((home / "data" / "pretrained" / f"{experiment.name}.safetensors").read_bytes())
     assert told[0] == told[1] != told[2] and files[0] == files[1] != files[2]
 
 
 def test_recorded_weights_come_back_rounded_to_half_precision(home):
-    trained = weights(base.load(SMALL, home / "run"))
+    trained = weights(runs.load(SMALL, home / "run"))
     results.record(SMALL, home / "run", root=home)
     model = results.load_pretrained(SMALL, home)
     expected = {name: t.half().float() if t.dtype == torch.float32 else t for name, t in trained.items()}
@@ -207,23 +211,24 @@ def test_a_checkpoint_and_a_record_keep_what_training_measured_in_float64(home):
     toy = experiments.find("improved_ddpm", "eight_gaussians", "laptop")
     model = partial(ByImportance, TimeMLP(2, 16, 2, out=4), (2,), steps=5)
     experiment = replace(toy, model=model, evaluate=None, sample=None)
-    base.run(experiment, home / "improved", steps=3, progress=False)
+    runs.run(experiment, home / "improved", steps=3, progress=False)
     results.record(experiment, home / "improved", n=10, root=home)
-    for model in (base.load(experiment, home / "improved"), results.load_pretrained(experiment, home)):
+    for model in (runs.load(experiment, home / "improved"), results.load_pretrained(experiment, home)):
         assert model.importance.losses.dtype == torch.float64 and bool((model.importance.losses != 0).any())
 
 
 def test_a_checkpoint_that_holds_tables_too_is_read(home):
     """As they were written when a schedule's tables were saved."""
-    experiment = experiments.find("ddpm", "eight_gaussians", "laptop")
-    base.run(experiment, home / "tables", steps=2, progress=False)
+    found = experiments.find("ddpm", "eight_gaussians", "laptop")
+    experiment = replace(found, recipe=replace(found.recipe, decay="constant"))  # which more steps do not bend
+    runs.run(experiment, home / "tables", steps=2, progress=False)
     step, state = newest_checkpoint(home / "tables")
-    plain = base.load(experiment, home / "tables")
+    plain = runs.load(experiment, home / "tables")
     assert "beta" not in state["model"]
     state["model"] = {**dict(experiment.model().named_buffers()), **state["model"]}
     save_checkpoint(home / "tables", step, state)
-    torch.testing.assert_close(weights(base.load(experiment, home / "tables")), weights(plain), rtol=0, atol=0)
-    base.run(experiment, home / "tables", steps=4, resume=True, progress=False)
+    torch.testing.assert_close(weights(runs.load(experiment, home / "tables")), weights(plain), rtol=0, atol=0)
+    runs.run(experiment, home / "tables", steps=4, resume=True, progress=False)
     assert newest_checkpoint(home / "tables")[0] == 4
 
 

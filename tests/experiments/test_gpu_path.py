@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from gmbook import experiments
 from gmbook.core.model import Model
-from gmbook.experiments import base, gan
+from gmbook.experiments import gan, runs
 from gmbook.experiments.base import Experiment
+from gmbook.train import Recipe
 from gmbook.train.checkpoint import newest_checkpoint
 
 AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and e.dataset in ("mnist", "cifar10", "text8")]
@@ -40,7 +41,7 @@ def small(paper: str) -> Experiment:
     """The GPU experiment with a small network of its kind and a small batch."""
     dataset, model, batches = SMALL[paper]
     found = experiments.find(paper, dataset, "gpu")
-    return replace(found, model=model, batches=batches, size=8, options=found.options | {"warmup": 0})
+    return replace(found, model=model, batches=batches, recipe=replace(found.recipe, batch_size=8, warmup=0))
 
 
 class Compiler:
@@ -63,20 +64,19 @@ class Compiler:
 def test_three_steps_as_on_a_gpu(paper: str, tmp_path: Path):
     torch._dynamo.reset()
     experiment, compiler = small(paper), Compiler()
-    model, history = base.run(experiment, tmp_path, steps=3, progress=False, backend=compiler)
+    model, history = runs.run(experiment, tmp_path, steps=3, progress=False, backend=compiler)
     assert compiler.graphs >= 1 and compiler.autocast == {(True, torch.bfloat16)}
     assert all(values.isfinite().all() for values in history.values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
     state = newest_checkpoint(tmp_path)[1]
     assert all(group["fused"] for o in state["train"]["optimizers"].values() for group in o["param_groups"])
-    assert (state["ema"] is not None) == (experiment.ema is not None)
+    assert (state["ema"] is not None) == (experiment.recipe.ema_decay is not None)
     convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight[0, 0].numel() > 1]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
     assert bool(convolutions) == experiment.channels_last
 
-    options = {key: value for key, value in experiment.options.items() if key != "bf16"}
-    plain = replace(experiment, options=options, compile=False, channels_last=False)
-    _, expected = base.run(plain, tmp_path / "plain", steps=3, progress=False)
+    plain = replace(experiment, recipe=replace(experiment.recipe, bf16=False), compile=False, channels_last=False)
+    _, expected = runs.run(plain, tmp_path / "plain", steps=3, progress=False)
     for name, values in history.items():
         torch.testing.assert_close(values, expected[name], rtol=0.05, atol=0.05)
     rounded, exact = state["model"], newest_checkpoint(tmp_path / "plain")[1]["model"]
@@ -88,15 +88,15 @@ def test_the_real_compiler_on_the_smallest_network(tmp_path: Path):
     torch._dynamo.reset()
     plainly = {"cpp.simdlen": 1, "cpp_cache_precompile_headers": False, "compile_threads": 1}  # what compiles fastest
     with torch._inductor.config.patch(plainly):
-        _, history = base.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
-    _, expected = base.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
+        _, history = runs.run(small("vae"), tmp_path, steps=3, progress=False, backend="inductor")
+    _, expected = runs.run(small("vae"), tmp_path / "eager", steps=3, progress=False, backend="eager")
     torch.testing.assert_close(history["loss"], expected["loss"], rtol=0.02, atol=0.0)
 
 
 def test_every_experiment_at_scale_uses_what_a_gpu_has():
     for experiment in AT_SCALE:
         convolutional = any(isinstance(m, nn.Conv2d) for m in experiment.model().modules())
-        assert experiment.compile and experiment.options["bf16"], experiment.name
+        assert experiment.compile and experiment.recipe.bf16, experiment.name
         assert experiment.channels_last == convolutional, experiment.name
     assert {e.paper for e in AT_SCALE} == set(SMALL), "an experiment for GPUs needs its stand-in in small/"
 
@@ -104,7 +104,7 @@ def test_every_experiment_at_scale_uses_what_a_gpu_has():
 def test_no_laptop_experiment_uses_them():
     """Their records were made without, and would be others with them; one was made with channels last."""
     laptop = [e for e in experiments.EXPERIMENTS if e.budget == "laptop"]
-    assert not [e.name for e in laptop if e.compile or "bf16" in e.options]
+    assert not [e.name for e in laptop if e.compile or e.recipe.bf16]
     assert [e.name for e in laptop if e.channels_last] == ["flow_matching-cifar10-laptop"]
 
 
@@ -118,8 +118,10 @@ def test_a_critic_under_a_penalty_is_not_compiled():
 
 def test_channels_last_survives_a_resumption_bit_for_bit(tmp_path: Path):
     """The moments are read back in the layout of their weights, which a fused optimizer takes for granted."""
-    experiment = replace(small("gan"), compile=False, options=gan.PLAYERS)
-    whole, _ = base.run(experiment, tmp_path / "whole", steps=4, progress=False)
+    experiment = replace(
+        small("gan"), compile=False, recipe=Recipe(steps=4, batch_size=8, lr=2e-4, betas=gan.BETAS, ema_decay=0.9)
+    )
+    whole, _ = runs.run(experiment, tmp_path / "whole", steps=4, progress=False)
     for steps in (2, 4):
-        parts, _ = base.run(experiment, tmp_path / "parts", steps=steps, resume=True, progress=False)
+        parts, _ = runs.run(experiment, tmp_path / "parts", steps=steps, resume=True, progress=False)
     torch.testing.assert_close(dict(parts.state_dict()), dict(whole.state_dict()), rtol=0, atol=0)

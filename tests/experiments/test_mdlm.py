@@ -1,12 +1,13 @@
 """The text experiments: two models that differ in causality alone, and numbers of theirs that are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gmbook import data, experiments
-from gmbook.experiments import base, mdlm, results
+from gmbook.experiments import mdlm, results, runs
 from gmbook.laws.letters import LetterChain
 from gmbook.papers.mdlm import MDLM
 
@@ -18,7 +19,7 @@ CHAIN = LetterChain.fit(data.prose("train").tokens, 1)
 @papers
 def test_a_prose_experiment_trains_samples_and_draws(paper, tmp_path):
     experiment = experiments.find(paper, "prose", "laptop")
-    model, history = base.run(experiment, tmp_path, steps=3, progress=False)
+    model, history = runs.run(experiment, tmp_path, steps=3, progress=False)
     assert history["loss"].shape == (3,) and history["loss"].isfinite().all()
     drawn = experiment.sample(model, torch.zeros(3))
     assert drawn.shape == (3, 64) and drawn.dtype == torch.int64 and 0 <= drawn.min() <= drawn.max() <= 26
@@ -31,9 +32,10 @@ def test_diffusion_and_baseline_differ_in_causality_and_steps_alone(dataset, bud
     nets = [experiment.model().net for experiment in pair]
     shapes = [{name: p.shape for name, p in net.named_parameters()} for net in nets]
     assert shapes[0] == shapes[1] and [net.causal for net in nets] == [False, True]
-    for name in ("size", "options", "ema", "sample", "sheet"):
+    for name in ("sample", "sheet"):
         assert getattr(pair[0], name) == getattr(pair[1], name)
-    assert pair[0].steps == 2 * pair[1].steps  # half of the letters are masked: so as many are predicted
+    assert replace(pair[0].recipe, steps=1) == replace(pair[1].recipe, steps=1)
+    assert pair[0].recipe.steps == 2 * pair[1].recipe.steps  # half of the letters are masked: so as many are predicted
 
 
 def test_diffusion_and_baseline_see_the_same_batches():
@@ -45,14 +47,15 @@ def test_diffusion_and_baseline_see_the_same_batches():
 def test_a_model_that_knows_nothing_pays_log_27(paper):
     """At first all logits are 0: the exact value of both, and of the bound's estimate, whatever is masked."""
     experiment = experiments.find(paper, "prose", "laptop")
-    report = experiment.evaluate(experiment.model().eval(), 20)
-    (value,) = (value for name, value in report.items() if name.startswith("bits per letter"))
-    assert value == pytest.approx(math.log2(27), abs=1e-5) and report["its standard error"] < 1e-6
-    assert 4 < report["baseline, letter frequencies: bits per letter"] < math.log2(27)
-    assert 2 < report["baseline, 5-grams: bits per letter"] < 3
-    assert report["text"].startswith("this book's prose") and "20 test windows of 64" in report["protocol"]
-    assert 0.5 < report["the same for test windows"] <= 1
-    assert [len(line) for line in report["samples"]] == [64] * 3
+    found, words = experiment.evaluate(experiment.model().eval(), 20)
+    assert found.key in ("bits_per_letter", "bits_per_letter_bound")
+    assert found.value == pytest.approx(math.log2(27), abs=1e-5) and found.error < 1e-6
+    assert 4 < found.baselines["letter_frequencies"] < math.log2(27)
+    assert 2 < found.baselines["five_grams"] < 3
+    how = found.protocol
+    assert how.data == "this book's prose, test" and how.examples == 20 and "windows of 64 letters" in how.setting
+    assert 0.5 < words.floor <= 1
+    assert [len(line) for line in words.lines] == [64] * 3
 
 
 def test_the_bound_of_an_ideal_network_is_its_exact_bits():
@@ -73,9 +76,9 @@ def test_counted_letters_pay_the_entropy_of_their_law():
     text = data.TextSet(line.flatten().to(torch.uint8), "train", line.numel(), False)
     found = mdlm.counted(text, new)
     shares = torch.bincount(line.flatten()).double() / line.numel()
-    assert found["letter frequencies"] == pytest.approx(-(shares * shares.log2()).nansum().item(), abs=0.02)
+    assert found["letter_frequencies"] == pytest.approx(-(shares * shares.log2()).nansum().item(), abs=0.02)
     exact = -CHAIN.log_prob(new).mean().item() / 100 / math.log(2)
-    assert exact < found["5-grams"] < exact + 0.3  # what 800 thousand letters do not tell of 27⁴ contexts
+    assert exact < found["five_grams"] < exact + 0.3  # what 800 thousand letters do not tell of 27⁴ contexts
 
 
 def test_words_are_looked_up_whole():
@@ -86,12 +89,10 @@ def test_words_are_looked_up_whole():
 
 @papers
 def test_a_record_keeps_samples_as_text_and_as_a_picture(paper, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "registry.toml").write_text("")
     experiment = experiments.find(paper, "prose", "laptop")
-    base.run(experiment, tmp_path / "run", steps=2, progress=False)
+    runs.run(experiment, tmp_path / "run", steps=2, progress=False)
     record = results.record(experiment, tmp_path / "run", n=4, root=tmp_path)
-    assert len(record.metrics["samples"]) == 3 and (record.folder / "samples.png").stat().st_size > 1000
+    assert len(record.metrics["known_words"].lines) == 3 and (record.folder / "samples.png").stat().st_size > 1000
     assert results.load_pretrained(experiment, tmp_path).shape == (64,)
 
 
@@ -100,4 +101,4 @@ def test_text8_experiments_say_what_text_they_used(data_home):
     experiment = experiments.find("mdlm", "text8", "laptop")
     (x,) = next(experiment.batches(0, 4))
     assert x.shape == (4, 128)
-    assert text.name in experiment.evaluate(experiment.model().eval(), 2)["text"]
+    assert all(m.protocol.data == f"{text.name}, test" for m in experiment.evaluate(experiment.model().eval(), 2))

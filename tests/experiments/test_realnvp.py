@@ -47,11 +47,12 @@ def test_the_report_of_a_law_whose_bits_are_known(digits):
     images, test = digits
     flow = Flow(Logit(realnvp.ALPHA), (1, 8, 8), base=StandardLogistic((1, 8, 8)), levels=17)
     report = realnvp.report(flow, images, test, most=300)
-    bits, error, spread, histogram, after, plain = report.values()
+    found, spread = report
+    bits, error, beside = found.value, found.error, found.baselines
     assert math.isclose(bits, math.log2(17) - math.log2(0.9), abs_tol=1e-5)
-    assert error < 1e-5 and spread < 1e-5
-    assert 2.0 < histogram < math.log2(17)
-    assert 2.0 < after < plain < bits
+    assert error < 1e-5 and spread.value < 1e-5
+    assert 2.0 < beside["histogram"] < math.log2(17)
+    assert 2.0 < beside["gaussian_after_logit"] < beside["pixel_gaussian"] < bits
 
 
 def test_bits_draw_anew_and_average_to_the_bound(digits):

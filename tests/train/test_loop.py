@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gmbook.core.model import Model, Objective
-from gmbook.train import EMA, Diverged, fit, schedule, train
-from gmbook.train.checkpoint import checkpoints, newest_checkpoint
-from gmbook.train.optimizers import muon
+from gmbook.train import EMA, Diverged, Recipe, fit, loop, schedule, train
+from gmbook.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
+from gmbook.train.optimizers import MuonAndAdam
 
 
 class Regression(Model):
@@ -107,11 +108,11 @@ def test_warmup_and_decay_shape_the_learning_rate():
     assert [factor(0), factor(9), factor(10), factor(55)] == pytest.approx([0.1, 1.0, 1.0, 0.5])
 
 
-def test_accumulating_two_halves_is_one_whole_batch():
+@pytest.mark.parametrize("parts", [2, 3, 32])  # 32 rows do not divide by three
+def test_accumulating_parts_is_one_whole_batch(parts):
     whole, halves = same_start()
-    pieces = [(x[i : i + 16], y[i : i + 16]) for x, y in batches(10) for i in (0, 16)]
     one = [step["loss"] for step in train(whole, batches(10), steps=10, lr=1e-2)]
-    two = [step["loss"] for step in train(halves, pieces, steps=10, lr=1e-2, accumulate=2)]
+    two = [step["loss"] for step in train(halves, batches(10), steps=10, lr=1e-2, accumulate=parts)]
     torch.testing.assert_close(one, two)
     assert_same_weights(whole, halves, rtol=1e-4, atol=1e-6)
 
@@ -227,7 +228,7 @@ def test_fit_returns_the_history_of_every_player():
     assert history["low"][0] == 2.0
 
 
-@pytest.mark.parametrize("optimizer", [None, muon(least=2)], ids=["adam", "muon"])
+@pytest.mark.parametrize("optimizer", [None, MuonAndAdam(least=2)], ids=["adam", "muon"])
 def test_resumed_in_one_process_equals_uninterrupted(tmp_path, optimizer):
     def run(folder: Path, stops: list[int]) -> tuple[Model, EMA, dict]:
         for stop in stops:
@@ -358,6 +359,7 @@ def test_killed_ten_times_at_random_moments_a_run_ends_bit_identical(tmp_path, f
     (step_a, a), (step_b, b) = (newest_checkpoint(tmp_path / name) for name in ("whole", "killed"))
     assert step_a == step_b == steps
     assert a.pop("seconds") > 0 and b.pop("seconds") > 0  # the only thing that may differ
+    assert a.pop("recipe") == b.pop("recipe")
     torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -368,3 +370,147 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, forks):
     assert forks.wait() == 1
     step, _ = newest_checkpoint(tmp_path)
     assert f"stopped and saved at step {step} in {tmp_path}; resume=True" in forks.errors.read_text()
+
+
+# ------------------------------------------------------------------------------------------- recipes, resumption
+
+
+def test_a_recipe_and_keywords_are_one_run():
+    ours, plain = same_start()
+    recipe = Recipe(steps=8, lr=1e-2, warmup=2, decay="linear", clip=0.1, weight_decay=0.1, ema_decay=0.9)
+    list(train(ours, batches(8), recipe))
+    list(train(plain, batches(8), steps=8, lr=1e-2, warmup=2, decay="linear", clip=0.1, weight_decay=0.1))
+    assert_same_weights(ours, plain, rtol=0, atol=0)
+    assert len(list(train(ours, batches(8), recipe, steps=3))) == 3
+    with pytest.raises(TypeError, match="decai"):
+        train(ours, batches(1), steps=1, decai="cosine")
+    with pytest.raises(ValueError, match="no rate for the objective 'high'"):
+        train(Duel(), batches(1), steps=1, lr={"low": 0.1})
+    with pytest.raises(ValueError, match="those of Adam"):
+        Recipe(steps=1, weight_decay=0.1, optimizer=MuonAndAdam())
+
+
+def test_one_step_is_a_run():
+    for decay in ("constant", "linear", "cosine"):
+        assert Recipe(steps=1, lr=0.5, decay=decay).rate("loss", 0) == 0.5
+    assert Recipe(steps=1, lr=0.5, warmup=10, decay="cosine").rate("loss", 0) == pytest.approx(0.05)
+    assert fit(Regression(), [batch()], steps=1, progress=False)["loss"].shape == (1,)
+
+
+def test_the_rate_of_a_resumed_run_is_not_bent(tmp_path, capsys):
+    options = {"lr": 1e-2, "folder": tmp_path, "progress": False}
+    fit(Regression(), [batch()], steps=4, decay="cosine", **options)
+    with pytest.raises(ValueError, match=r"begun with 4 steps.*Resume it with 4 steps"):
+        fit(Regression(), [batch()], steps=6, decay="cosine", resume=True, **options)
+    with pytest.raises(ValueError, match="at step 4 already, beyond the 3 steps"):
+        fit(Regression(), [batch()], steps=3, resume=True, **options)
+    assert newest_checkpoint(tmp_path)[0] == 4
+    capsys.readouterr()
+    fit(Regression(), [batch()], steps=6, resume=True, **options)  # said: another recipe from here on
+    assert "decay = constant (so far cosine)" in capsys.readouterr().err
+    assert newest_checkpoint(tmp_path)[1]["recipe"]["steps"] == 6
+
+
+def test_a_checkpoint_without_a_recipe_is_read(tmp_path):
+    """As gmbook wrote it before there were recipes: with shares."""
+    fit(Regression(), [batch()], steps=4, folder=tmp_path / "new", progress=False)
+    step, state = newest_checkpoint(tmp_path / "new")
+    del state["recipe"]
+    save_checkpoint(tmp_path / "old", step, state | {"shares": 2})
+    histories = [
+        fit(Regression(), [batch()], steps=6, folder=tmp_path / name, resume=True, progress=False)["loss"]
+        for name in ("old", "new")
+    ]
+    assert torch.equal(*histories) and histories[0].shape == (6,)
+
+
+# ------------------------------------------------------------------------------ numbers that a GPU is not asked for
+
+
+class Asked(TorchFunctionMode):
+    """Counts how often a tensor is turned into numbers, for which a GPU would have to be waited for."""
+
+    NAMES = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__contains__"}
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+def as_on_a_gpu(monkeypatch, every: int = 5) -> None:
+    plain = loop.FiniteLosses
+    monkeypatch.setattr(loop, "FiniteLosses", lambda device: plain(device, every))
+
+
+@pytest.mark.parametrize("model", [Regression, lambda: Duel(every=2)], ids=["regression", "duel"])
+def test_no_step_waits_for_a_gpu_between_two_looks(monkeypatch, model):
+    as_on_a_gpu(monkeypatch, every=5)
+    made = model()
+    data = batches(10) if "net" in dict(made.named_children()) else [(torch.ones(4, 1),)]
+    steps = train(made, data, steps=10, lr=1e-2, clip=1.0, warmup=3, decay="cosine", ema_decay=0.9, accumulate=2)
+    asked = []
+    for _ in range(10):
+        with Asked() as mode:
+            next(steps)
+        asked.append(mode.count)
+    quiet = [count for step, count in enumerate(asked) if step % 5 != 4]
+    assert quiet == [0] * 8, asked
+    assert asked[4] > 0 and asked[9] > 0, asked
+
+
+def test_what_asks_for_a_number_is_counted():
+    x = torch.ones(())
+    for ask in (bool, float, int, Tensor.item, Tensor.tolist, lambda x: x in [x + 1], math.isfinite):
+        with Asked() as mode:
+            ask(x)
+        assert mode.count == 1, ask
+
+
+def test_on_a_cpu_every_loss_is_looked_at():
+    steps = train(Regression(), batches(3), steps=3)
+    with Asked() as mode:
+        list(steps)
+    assert mode.count >= 3
+
+
+def test_fit_asks_for_no_number_between_its_looks(monkeypatch, tmp_path):
+    as_on_a_gpu(monkeypatch, every=50)
+    asked = []
+
+    def watched():
+        with Asked() as mode:
+            for pair in batches(25):
+                before = mode.count
+                yield pair
+                asked.append(mode.count - before)
+
+    fit(Regression(), watched(), steps=25, lr=1e-2, progress=False, log=lambda step, means: None)
+    assert [step for step, count in enumerate(asked) if count] == [9, 19], asked  # the logbook's every tenth step
+
+
+def test_a_loss_that_is_seen_late_names_its_step_and_the_range(monkeypatch):
+    as_on_a_gpu(monkeypatch, every=5)
+    data = batches(20)
+    data[7] = (data[7][0] * math.nan, data[7][1])
+    seen = []
+    with pytest.raises(Diverged, match=r"'loss' is nan at step 7 \(looked at between steps 5 and 9\)"):
+        for losses in train(Regression(), data, steps=20):
+            seen.append(losses)
+    assert len(seen) == 9
+
+
+def test_the_last_steps_are_looked_at_too(monkeypatch):
+    as_on_a_gpu(monkeypatch, every=50)
+    data = [(x * math.nan, y) for x, y in batches(3)]
+    with pytest.raises(Diverged, match="at step 0"):
+        list(train(Regression(), data, steps=3))
+
+
+def test_what_is_not_finite_is_not_saved_between_two_looks(monkeypatch, tmp_path):
+    as_on_a_gpu(monkeypatch, every=50)
+    data = batches(10)
+    data[3] = (data[3][0] * math.nan, data[3][1])
+    with pytest.raises(Diverged):
+        fit(Regression(), data, steps=10, folder=tmp_path, save_every=2, progress=False)
+    assert newest_checkpoint(tmp_path)[0] == 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmbook.train.optimizers import Together, muon
+from gmbook.train.optimizers import MuonAndAdam, Together
 
 
 class Letters(nn.Module):
@@ -20,7 +20,7 @@ def one_step(rate=0.1):
     torch.manual_seed(0)
     net = Letters()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    optimizer = muon(tables=0.5)(list(net.parameters()))
+    optimizer = MuonAndAdam(tables=0.5)(list(net.parameters()))
     net(torch.arange(60)).backward()
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("times", 1.0)
@@ -53,10 +53,10 @@ def test_tables_and_vectors_take_adam_at_their_own_rate():
         torch.testing.assert_close(moved, 0.05 * p.grad[large].sign(), rtol=2e-3, atol=1e-5)
 
 
-def test_a_network_of_vectors_only_has_no_muon():
-    assert not isinstance(muon()([nn.Parameter(torch.zeros(3))]), Together)
+def test_a_network_of_vectors_only_has_no_MuonAndAdam():
+    assert not isinstance(MuonAndAdam()([nn.Parameter(torch.zeros(3))]), Together)
 
 
 def test_no_closure():
     with pytest.raises(ValueError, match="no closure"):
-        muon()(list(Letters().parameters())).step(lambda: 0.0)
+        MuonAndAdam()(list(Letters().parameters())).step(lambda: 0.0)

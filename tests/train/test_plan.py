@@ -11,12 +11,12 @@ from torch import nn
 
 from gmbook import experiments
 from gmbook.data.batches import Batches
-from gmbook.experiments import base
+from gmbook.experiments import runs
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
 from gmbook.train import train
-from gmbook.train.optimizers import muon
-from gmbook.train.plan import H100, Cost, Plan, activations, cost, flops
+from gmbook.train.optimizers import MuonAndAdam
+from gmbook.train.plan import H100, Cost, Plan, activations, cost, flops, stand_in
 
 LINEAR = experiments.find("vae", "digits", "laptop")
 
@@ -55,7 +55,7 @@ def test_a_gradient_of_a_gradient_is_counted():
 def test_a_plan_counts_what_the_training_loop_does(name):
     experiment = experiments.find(*name, "laptop")
     model, size = experiment.model(), 8
-    loop = train(model, experiment.batches(0, size), steps=2, **experiment.options)
+    loop = train(model, experiment.batches(0, size), experiment.recipe)
     next(loop)
     counted = flops(lambda: next(loop))
     planned = cost(experiment.model(), lambda n: next(iter(experiment.batches(0, n))), size).flops
@@ -93,13 +93,13 @@ def test_hours_are_operations_over_the_rate():
 def test_noise_of_the_same_shape_costs_the_same_where_data_are_missing(name):
     experiment = experiments.find(*name, "laptop")
     model = experiment.model()
-    stand_in = cost(model, base.stand_in(model), 8).flops
-    assert stand_in == pytest.approx(cost(model, lambda n: next(iter(experiment.batches(0, n))), 8).flops, rel=1e-3)
+    noise = cost(model, stand_in(model), 8).flops
+    assert noise == pytest.approx(cost(model, lambda n: next(iter(experiment.batches(0, n))), 8).flops, rel=1e-3)
 
 
 def test_memory_is_weights_gradients_moments_average_and_activations():
     """Every weight four times or five: itself, its gradient, two moments, its average."""
-    plan, found = base.plan(LINEAR)
+    plan, found = runs.plan(LINEAR)
     weights = 4 * sum(p.numel() for p in LINEAR.model().parameters())
     assert found and plan.seconds is not None and plan.seconds > 0
     assert {k: plan.memory[k] for k in ("weights", "gradients", "optimizer")} == pytest.approx(
@@ -111,7 +111,7 @@ def test_memory_is_weights_gradients_moments_average_and_activations():
 
 def test_muon_keeps_one_moment_of_its_matrices_and_two_of_the_rest():
     matrices = [p for p in LINEAR.model().parameters() if p.ndim == 2 and min(p.shape) >= 2]
-    plan, _ = base.plan(replace(LINEAR, options={"optimizer": muon(least=2)}))
+    plan, _ = runs.plan(replace(LINEAR, recipe=replace(LINEAR.recipe, optimizer=MuonAndAdam(least=2))))
     assert matrices and plan.memory["optimizer"] == 2 * plan.memory["gradients"] - 4 * sum(p.numel() for p in matrices)
 
 

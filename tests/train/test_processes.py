@@ -1,4 +1,4 @@
-"""Two processes are one: the same losses and weights, for every kind of loss; and no process waits for a dead one."""
+"""Two processes by gloo: one process's losses and weights given its noise, and no process waits for a dead one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import two_processes as both
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gmbook.train import processes
 from gmbook.train.checkpoint import newest_checkpoint
 
 
@@ -52,50 +51,73 @@ def results(pair: Path, name: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", both.MODELS)
-def test_two_processes_are_one_with_two_shares_bit_for_bit(pair, name):
-    """Noise, dropout, two players, gradients of gradients, running statistics, first-batch initialisation."""
-    torch.testing.assert_close(both.run(name, shares=2), results(pair, name), rtol=0, atol=0)
-
-
-def test_shares_may_be_more_than_processes_and_uneven(pair):
-    """Eight turns of two batches: each process adds four, and the sum is in another order."""
-    torch.testing.assert_close(
-        both.run("dropout", shares=4, accumulate=2), results(pair, "four shares"), rtol=1e-4, atol=1e-5
-    )
+def test_both_processes_have_the_same_losses_weights_averages_and_buffers(pair, name):
+    """Noise, dropout, two players, gradients of gradients, batch statistics, first-batch initialisation."""
+    found = results(pair, name)
+    assert all(value.isfinite().all() for value in found.values())
+    assert any(key.startswith("average/") for key in found)
 
 
 @pytest.mark.parametrize("name", both.SAME_LAW)
 def test_two_processes_are_one_process_with_the_whole_batch(pair, name):
     """Given the same noise, halves of a batch in two processes give the whole batch's losses and weights."""
-    expected, found = both.run_on_one_draw(name), results(pair, f"one draw, {name}")
-    torch.testing.assert_close(expected, found, rtol=1e-4, atol=1e-5)
+    expected, found = both.run_on_one_draw(name, optimizer=both.optimizer(name)), results(pair, f"one draw, {name}")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     losses = [value for key, value in found.items() if key.startswith("losses/")]
     assert len(losses) >= 6 and len({float(value) for value in losses}) == len(losses)
 
 
-def test_without_the_same_noise_they_differ():
-    """The test above can fail: another share's noise is seen in the losses."""
-    one, two = (both.run("ddpm", shares=shares) for shares in (1, 2))
-    assert abs(one["losses/0/loss"] - two["losses/0/loss"]) > 1e-3
+def test_parts_in_two_processes_are_one_whole_batch_too(pair):
+    """Quarters of 8, 8, 7 and 7 rows: each weighs what it is worth."""
+    torch.testing.assert_close(results(pair, "two parts each"), both.run_on_one_draw("shared"), rtol=1e-4, atol=1e-5)
 
 
-def test_a_first_batch_initialises_as_in_one_process():
-    """ActNorm sees the whole first batch, in every share: both starts are the same, and so is the first batch."""
-    one, two = (both.run("actnorm", shares=shares) for shares in (1, 2))
-    assert torch.equal(one["losses/0/loss"].isfinite(), torch.tensor(True))
-    torch.testing.assert_close(one["losses/0/loss"], two["losses/0/loss"], rtol=1e-4, atol=1e-5)
+def test_each_process_draws_noise_of_its_own(pair):
+    """The first loss is the mean over two halves whose noise begins at two seeds."""
+    found = results(pair, "ddpm")
+    torch.manual_seed(0)
+    model = both.MODELS["ddpm"]()
+    (x,) = next(iter(both.LawBatches(both.plane.moons(), both.SIZE)))
+    model.loss(x)  # the look at the first batch draws, too
+    seed, halves = int(torch.randint(2**62, ())), []
+    for rank, half in enumerate(x.tensor_split(2)):
+        torch.manual_seed(seed + rank)
+        halves.append(model.loss(half).detach())
+    torch.testing.assert_close(found["losses/0/loss"], torch.stack(halves).mean())
 
 
-def test_a_parameter_that_no_loss_uses_is_not_moved():
-    """Not even by weight decay: as where no share is taken."""
-    for shares in (1, 2):
-        assert torch.equal(both.run("dropout", shares=shares)["idle"], torch.ones(3))
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_a_first_batch_initialises_as_if_it_were_whole(accumulate):
+    """ActNorm sees the whole first batch, in however many parts it is computed: the first losses are the same."""
+    one, parts = both.run("actnorm"), both.run("actnorm", accumulate=accumulate)
+    torch.testing.assert_close(one["losses/0/loss"], parts["losses/0/loss"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_parameter_that_no_loss_uses_is_not_moved(pair):
+    """Not even by weight decay."""
+    for found in (both.run("dropout"), both.run("dropout", accumulate=2), results(pair, "dropout")):
+        assert torch.equal(found["idle"], torch.ones(3))
+
+
+def test_running_statistics_are_those_of_the_first_process(pair):
+    """Half of the batch moves them, as often as there are steps."""
+    found = results(pair, "running")
+    assert int(found["net.1.num_batches_tracked"]) == 6
+    assert not torch.allclose(found["net.1.running_mean"], torch.zeros(16))
+
+
+def test_two_processes_resume_bit_for_bit(pair):
+    torch.testing.assert_close(results(pair, "parts"), results(pair, "whole"), rtol=0, atol=0)
 
 
 def test_a_run_goes_from_two_processes_to_one_and_back(pair):
-    """The shares stay two, so that the lone process goes on exactly as the pair would have: bit for bit."""
-    torch.testing.assert_close(results(pair, "changing"), results(pair, "whole"), rtol=0, atol=0)
-    assert newest_checkpoint(pair / "changing")[1]["shares"] == 2
+    """Four steps of two processes are those of the whole run; then another number draws other noise."""
+    changing, whole = results(pair, "changing"), results(pair, "whole")
+    assert torch.equal(changing["loss"][:4], whole["loss"][:4])
+    assert changing["loss"].shape == whole["loss"].shape and changing["loss"].isfinite().all()
+    assert not torch.equal(changing["loss"][4:], whole["loss"][4:])
+    step, state = newest_checkpoint(pair / "changing")
+    assert step == 12 and state["batches"]["step"] == 12
 
 
 def test_one_process_writes(pair):
@@ -119,18 +141,10 @@ def test_processes_that_see_different_folders_are_told(pair):
 
 
 def test_too_small_a_batch_is_told(pair):
-    assert (
-        messages(pair, "too small")
-        == ["ValueError: a batch of 1 cannot be cut into 2 shares: use fewer processes or shares"] * 2
-    )
+    for message in messages(pair, "too small"):
+        assert message.startswith("ValueError: a batch of 1 cannot be cut into 2 parts (2 processes, accumulate = 1)")
 
 
 def test_a_process_that_dies_ends_the_run_of_the_other(pair):
     message = (pair / "dies 0.txt").read_text()
-    assert message.startswith("Alone: another process of this run has ended"), message
-
-
-def test_the_shares_stay_where_the_processes_divide_them(monkeypatch):
-    for world, wanted, expected in ((1, 1, 1), (1, 4, 4), (2, 4, 4), (4, 4, 4), (3, 4, 3), (8, 4, 8), (2, 1, 2)):
-        monkeypatch.setattr(processes, "world", lambda world=world: world)
-        assert processes.shares_of(wanted) == expected
+    assert message.startswith("ProcessLost: another process of this run has ended"), message

@@ -1,65 +1,37 @@
-"""`gmbook course release` and `gmbook course grade`."""
+"""`gmbook course release`, `gmbook course grade` and `gmbook course solutions`."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import contextlib
+import signal
+import sys
 import time
 from pathlib import Path
 
-import nbformat
-
-from gmbook.course import grading, kit, sheets
+from gmbook.course import grading, handout, intake, judge, kit, sandbox, sheets
 from gmbook.course.judge import Limits
 from gmbook.train.checkpoint import write_atomically
-
-README = """# Exercises of chapter {name}
-
-Open `{notebook}` in JupyterLab, fill in the blanks, and run the cells below them: each says whether your answer is
-right, and if not, what kind of mistake it looks like. There are {points} points. Keep the names of the functions, and
-hand in the notebook alone.
-
-You need Python 3.11 or newer with the package `gmbook`, from the book's repository: `pip install -e .` there, or
-`conda env create -f environment.yml` here and then `pip install -e .` there.
-
-When the notebook is graded, its cells run in order in a fresh process without a network, one core, {cell:.0f} s for a
-cell and {total:.0f} s for all. Cells that grade are not taken from your notebook. What counts is what has the
-exercise's name where its check stands. Print little. New random inputs are drawn, so an answer that passes once by
-luck does not pass again.
-"""
 
 
 def release(arguments: argparse.Namespace) -> int:
     """`gmbook course release`: the folder for students."""
-    sheet = sheets.find(arguments.sheet)
-    out: Path = arguments.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: name a new folder")
-    notebook = sheet.student()
-    notebook.metadata["gmbook"] = {"sheet": sheet.name}
-    out.mkdir(parents=True, exist_ok=True)
-    name = f"{sheet.name}.ipynb"
-    write_atomically(out / name, (nbformat.writes(notebook) + "\n").encode())
-    points = sum(exercise.points for exercise in sheet.exercises.values())
-    limits = Limits()
-    text = README.format(
-        name=sheet.name, notebook=name, points=points, cell=limits.cell_seconds, total=limits.total_seconds
-    )
-    write_atomically(out / "README.md", text.encode())
-    write_atomically(out / "environment.yml", environment((sheets.ROOT / "environment.yml").read_text()).encode())
-    print(f"{out}: {name} with {len(sheet.exercises)} exercises and {points} points, README.md, environment.yml")
+    print(handout.release(sheets.find(arguments.sheet), arguments.out, arguments.wheel))
     return 0
 
 
-def environment(text: str) -> str:
-    """The book's conda environment without the book itself, and without what only its authors need."""
-    head, _, _ = text.partition("  # dev")
-    return head.replace("-e .", "").rstrip() + "\n"
+def solutions(arguments: argparse.Namespace) -> int:
+    """`gmbook course solutions`: what students get afterwards."""
+    print(handout.solutions(sheets.find(arguments.sheet), arguments.out))
+    return 0
 
 
 def grade(arguments: argparse.Namespace) -> int:
-    """`gmbook course grade`: scores.csv, and JSON and a page for each student."""
-    found = grading.submissions(arguments.submissions)
+    """`gmbook course grade`: scores.csv, JSON and a page for each student, and what learning platforms take back."""
+    if sys.platform == "win32":
+        raise RuntimeError("the grader runs on Linux, and without a fence on macOS: on Windows use WSL 2")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as with Ctrl-C: nothing is left running
+    found = intake.collect(arguments.submissions, without=arguments.out.resolve())
     limits = Limits(
         arguments.cell_seconds,
         arguments.check_seconds,
@@ -69,24 +41,46 @@ def grade(arguments: argparse.Namespace) -> int:
     )
     if arguments.jobs < 1 or min(vars(limits).values()) <= 0:
         raise ValueError("--jobs and the limits must be above 0")
-    sheet = arguments.sheet or grading.sheet_of(found)
+    sheet = arguments.sheet or grading.sheet_of(found.submissions)
     if not grading.checks_of(sheet):
         raise ValueError(f"there are no checks for {sheet!r} in the installed gmbook")
-    exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{grading.checks_of(sheet)}"))
-    start, outcomes, warned = time.monotonic(), [], set()
-    for outcome in grading.grade(found, sheet, arguments.out, limits, arguments.jobs):
-        outcomes.append(outcome)
-        points = sum(verdict["points"] for verdict in outcome["verdicts"].values())
-        print(f"{outcome['student']:30} {points:3} points  {outcome['seconds']:4.0f} s  {' | '.join(outcome['notes'])}")
-        warned |= {grading.missing(outcome)} - {""}
-    write_atomically(arguments.out / "scores.csv", grading.scores(outcomes, exercises).encode())
-    for lacking in warned:
-        print(f"WARNING: this system does not give these protections: {lacking}. See the lecturer's guide.")
-    failed = sum(not outcome["verdicts"] for outcome in outcomes)
-    print(f"{len(outcomes)} submissions of {sheet} in {time.monotonic() - start:.0f} s; {arguments.out / 'scores.csv'}")
+    if arguments.roster:
+        found.submissions += intake.compare(found, intake.roster(arguments.roster))
+    chosen = [s for s in found.submissions if not arguments.only or s.student in arguments.only]
+    if len(chosen) < len(arguments.only):
+        raise ValueError(f"--only: there is no submission of {' or '.join(arguments.only)}, as scores.csv names them")
+    lacking = ["all of the fence (--unfenced)"] if arguments.unfenced else sandbox.check()
+    start = time.monotonic()
+    hidden = [path.absolute() for path in arguments.submissions]
+    grader = grading.Grader(sheet, arguments.out, limits, hidden, fenced=not arguments.unfenced)
+    again = arguments.again or bool(arguments.only)
+    count = failed = ungraded = 0
+    with contextlib.closing(grader.grade(chosen, arguments.jobs, again)) as outcomes:
+        for submission, outcome in outcomes:
+            points = sum(verdict["points"] for verdict in outcome["verdicts"].values())
+            remarks = kit.shortened(" | ".join(outcome["notes"]))
+            say(f"{submission.student:30} {points:3} points  {outcome['seconds']:4.0f} s  {remarks}")
+            count, ungraded = count + 1, ungraded + (not outcome["verdicts"])
+            failed += "the grader itself failed" in remarks
+    left = [{"file": file, "reason": reason} for file, reason in judge.clean([list(pair) for pair in found.left])]
+    table = grading.Table.text([{k: grading.unarmed(v) for k, v in line.items()} for line in left], ["file", "reason"])
+    write_atomically(arguments.out / "not_graded.csv", table.encode())
+    made = grading.export(grader.table, found, sheet)
+    seconds, before = time.monotonic() - start, len(chosen) - count
+    say(f"{count} submissions of {sheet} in {seconds:.0f} s; {before} more were graded before")
+    say(f"{ungraded} not graded, see the remarks; {len(left)} files were left aside, see not_graded.csv")
+    say(f"{arguments.out / 'scores.csv'}, {', '.join(path.name for path in made)}")
+    if lacking:
+        say(f"WARNING: this system does not give {'; '.join(lacking)}. See the lecturer's guide.")
     if failed:
-        raise RuntimeError(f"{failed} of them could not be graded, see the last column of scores.csv")
+        raise RuntimeError(f"{failed} could not be graded, which is not their fault: see the remarks in scores.csv")
     return 0
+
+
+def say(text: str) -> None:
+    """Print, whatever the terminal's encoding can show; nothing in it is obeyed."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(judge.clean(text).encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def add_to(top: argparse.ArgumentParser) -> None:
@@ -96,12 +90,26 @@ def add_to(top: argparse.ArgumentParser) -> None:
     sub.set_defaults(act=release)
     sub.add_argument("sheet", help="for example 06_ddpm")
     sub.add_argument("--out", type=Path, required=True, help="the folder to make")
+    sub.add_argument("--wheel", default="", help="the package for students: a wheel file, or where they can fetch it")
+
+    sub = commands.add_parser("solutions", help="make the folder to hand out afterwards: solutions, each explained")
+    sub.set_defaults(act=solutions)
+    sub.add_argument("sheet", help="for example 06_ddpm")
+    sub.add_argument("--out", type=Path, required=True, help="the folder to make")
 
     sub = commands.add_parser("grade", help="grade submissions: scores.csv, and JSON and a page for each student")
     sub.set_defaults(act=grade)
-    sub.add_argument("submissions", type=Path, nargs="+", help="notebooks, students' folders, or a folder of those")
+    sub.add_argument(
+        "submissions", type=Path, nargs="+", help="notebooks, students' folders, or a folder or zip of those"
+    )
     sub.add_argument("--out", type=Path, required=True, help="the folder for scores and reports")
     sub.add_argument("--sheet", help="which sheet it is; default: the one that the notebooks name")
+    sub.add_argument("--roster", type=Path, help="a CSV file of who should have handed in: a column 'student', or 'id'")
+    sub.add_argument(
+        "--only", action="append", default=[], metavar="STUDENT", help="grade this student, again if need be"
+    )
+    sub.add_argument("--again", action="store_true", help="grade all again, not only what is new or changed")
+    sub.add_argument("--unfenced", action="store_true", help="without bubblewrap: the cells may do what you may do")
     sub.add_argument("--jobs", type=int, default=2, help="submissions graded at a time; default %(default)s")
     limits = Limits()
     sub.add_argument("--cell-seconds", type=float, default=limits.cell_seconds, help="for a cell; default %(default)s")

@@ -1,68 +1,40 @@
-"""Grades many submissions, one judge for each, and writes scores.csv, and JSON and a readable page for each student."""
+"""Grades many submissions, one judge for each; writes scores.csv as it goes, and JSON and a readable page for each."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import html
 import importlib.util
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gmbook.course import judge, kit, sandbox, sheets
+from gmbook.course import judge, kit, sheets
+from gmbook.course.intake import Class, Submission, collect, printable, sheet_named
 from gmbook.train.checkpoint import write_atomically
 
 GRADER_SECONDS = 120.0  # that a judge may take beyond the submission's own time
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A notebook, and whose it is."""
-
-    student: str
-    notebook: Path
+JUDGE_MB = 6144  # address space of a judge
+LINE = 2000  # characters of a remark
 
 
 def submissions(paths: Sequence[Path]) -> list[Submission]:
-    """The submissions that these files and folders hold.
-
-    A notebook file is one, its student named by the file. A folder with one notebook is one, its student named by the
-    folder. A folder of such files and folders holds several.
-
-    Raises:
-        ValueError: there is none, a folder has several notebooks, or two students have one name.
-    """
-    found = [submission for path in paths for submission in _submissions(path, within=True)]
-    if not found:
-        raise ValueError("no notebooks there: name .ipynb files, folders with one each, or a folder of those")
-    twice = [name for name, count in Counter(s.student for s in found).items() if count > 1]
-    if twice:
-        raise ValueError(f"several submissions are called {twice[0]!r}: rename them, or grade them apart")
-    return found
-
-
-def _submissions(path: Path, within: bool) -> Iterator[Submission]:
-    if path.is_file() and path.suffix == ".ipynb":
-        yield Submission(path.stem, path.resolve())
-        return
-    if not path.is_dir():
-        raise ValueError(f"{path} is neither a notebook nor a folder")
-    notebooks = sorted(path.glob("*.ipynb"))
-    folders = [part for part in sorted(path.iterdir()) if part.is_dir() and not part.name.startswith(".")]
-    if len(notebooks) == 1 and not any(list(part.glob("*.ipynb")) for part in folders):
-        yield Submission(path.resolve().name, notebooks[0].resolve())
-    elif not within:
-        raise ValueError(f"{path} holds {len(notebooks)} notebooks where a student's folder has one")
-    else:
-        for part in [*notebooks, *folders]:
-            yield from _submissions(part, within=False)
+    """What the students handed in, see `gmbook.course.intake`."""
+    return collect(paths).submissions
 
 
 def sheet_of(found: Sequence[Submission]) -> str:
@@ -74,10 +46,10 @@ def sheet_of(found: Sequence[Submission]) -> str:
     named: Counter[str] = Counter()
     for submission in found:
         try:
-            name = json.loads(submission.notebook.read_bytes())["metadata"]["gmbook"]["sheet"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            name = sheet_named(submission.text())
+        except ValueError:
             continue
-        if type(name) is str and checks_of(name):
+        if name and checks_of(name):
             named[name] += 1
     if not named:
         raise ValueError("the notebooks do not say of which sheet they are: give --sheet, for example --sheet 06_ddpm")
@@ -91,85 +63,235 @@ def checks_of(name: str) -> str:
     return stem if known else ""
 
 
-def hidden(found: Sequence[Submission], out: Path) -> list[str]:
-    """What a student's process must not see: the others' work, the scores, and the book's solutions."""
-    book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
-    needed = [Path(sys.prefix), Path(kit.__file__)]
-    wanted = [*(s.notebook for s in found), out.resolve(), *book]
-    return [str(path) for path in wanted if not any(part.is_relative_to(path) for part in needed)]
+class Grader:
+    """Grades a class into a folder. What is there already stays, so that a run that was stopped goes on.
+
+    Args:
+        sheet: for example "06_ddpm".
+        hidden: what a student must not see, even where it lies within Python's installation.
+        fenced: False where there is no fence.
+    """
+
+    def __init__(self, sheet: str, out: Path, limits: judge.Limits, hidden: Sequence[Path] = (), fenced: bool = True):
+        self.sheet, self.out, self.limits, self.fenced = sheet, out, limits, fenced
+        book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
+        self.hidden = [str(path.resolve()) for path in (*hidden, out, *book)]
+        self.exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{checks_of(sheet)}"))
+        self.table = Table(out / "scores.csv", self.exercises)
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.lock = threading.Lock()
+
+    def grade(
+        self, found: Sequence[Submission], jobs: int = 2, again: bool = False
+    ) -> Generator[tuple[Submission, dict[str, Any]], None, None]:
+        """Grade, `jobs` at a time; yields each outcome after its JSON, its page and its row are written.
+
+        Args:
+            again: those, too, who have a grade for the same notebook.
+        """
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                waiting = iter([s for s in found if again or not self.done(s)])
+                under_way = {pool.submit(self.one, s): s for _, s in zip(range(2 * jobs), waiting)}
+                while under_way:
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        submission, outcome = under_way.pop(future), future.result()
+                        self.write(submission, outcome)
+                        yield submission, outcome
+                        under_way |= {pool.submit(self.one, s): s for _, s in zip(range(1), waiting)}
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                with self.lock:
+                    for process in self.running:
+                        with contextlib.suppress(OSError, ValueError):
+                            process.stdin.close()  # type: ignore[union-attr]  # at which the judge ends
+
+    def done(self, submission: Submission) -> bool:
+        """Whether this very notebook has a grade."""
+        if unarmed(submission.student) not in self.table.rows or submission.item is None:
+            return False
+        try:
+            told = json.loads((self.out / f"{stem(submission.student)}.json").read_bytes())
+            return bool(told["verdicts"]) and told["sha256"] == hashlib.sha256(submission.text()).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+    def one(self, submission: Submission) -> dict[str, Any]:
+        """The outcome of one submission; without verdicts, and with the reason, where it was not graded."""
+        outcome = asdict(judge.Outcome(submission.student))
+        try:
+            text = submission.text()
+            named = sheet_named(text)
+            if named and checks_of(named) != checks_of(self.sheet):
+                raise ValueError(f"this is the sheet {named}, not {self.sheet}")
+            job = {
+                "notebook": text.decode("utf-8-sig", errors="replace"),
+                "student": submission.student,
+                "checks": checks_of(self.sheet),
+                "limits": asdict(self.limits),
+                "hidden": self.hidden,
+                "fenced": self.fenced,
+            }
+            outcome = self.judged(job, self.limits.total_seconds + GRADER_SECONDS)
+            outcome["sha256"] = hashlib.sha256(text).hexdigest()
+        except ValueError as error:
+            outcome["notes"] = [f"NOT GRADED: {error}"]
+        return judge.clean({"sheet": self.sheet, **outcome, "notes": [*submission.remarks, *outcome["notes"]]})
+
+    def judged(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """What the judge says.
+
+        Raises:
+            ValueError: it failed, or took too long.
+        """
+        command = [sys.executable, "-P", "-m", "gmbook.course.judge"]
+        if shutil.which("prlimit"):
+            most = max(JUDGE_MB, self.limits.memory_mb + 2048) << 20
+            command = ["prlimit", f"--as={most}", "--core=0", "--", *command]
+        with (
+            tempfile.TemporaryFile() as troubles,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=troubles, start_new_session=True
+            ) as process,
+        ):
+            assert process.stdin and process.stdout
+            with self.lock:
+                self.running.add(process)
+            # when its input is closed the judge ends, with all its own; if it does not, it is ended
+            timers = [threading.Timer(seconds, process.stdin.close), threading.Timer(seconds + 30, process.kill)]
+            try:
+                for timer in timers:
+                    timer.start()
+                with contextlib.suppress(OSError):
+                    process.stdin.write(json.dumps(job).encode() + b"\n")
+                    process.stdin.flush()
+                told = process.stdout.read()
+                if process.wait() == 0:
+                    return json.loads(told)
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                with self.lock:
+                    self.running.discard(process)
+            troubles.seek(0)
+            last = kit.shortened(" ".join(troubles.read().decode(errors="replace").strip().splitlines()[-1:]))
+            raise ValueError(f"the grader itself failed; it ended with code {process.returncode}: {last}")
+
+    def write(self, submission: Submission, outcome: dict[str, Any]) -> None:
+        """Keep an outcome."""
+        file = self.out / f"{stem(submission.student)}.json"
+        write_atomically(file, (json.dumps(outcome, indent=1) + "\n").encode())
+        write_atomically(file.with_suffix(".html"), page(outcome).encode(errors="replace"))
+        self.table.put(submission, outcome)
 
 
-def grade(
-    found: Sequence[Submission], sheet: str, out: Path, limits: judge.Limits, jobs: int
-) -> Iterator[dict[str, Any]]:
-    """Grade, `jobs` at a time; yields each outcome, in order, after its JSON and page are written."""
-    checks = checks_of(sheet)
-    if not checks:
-        raise ValueError(f"there are no checks for {sheet!r} in the installed gmbook")
-    out.mkdir(parents=True, exist_ok=True)
-    unseen = hidden(found, out)
-
-    def one(submission: Submission) -> dict[str, Any]:
-        job = {
-            "notebook": str(submission.notebook),
-            "student": submission.student,
-            "checks": checks,
-            "limits": asdict(limits),
-            "hidden": unseen,
-        }
-        return {"sheet": sheet, **judged(job, limits.total_seconds + GRADER_SECONDS)}
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for submission, outcome in zip(found, pool.map(one, found)):
-            write_atomically(out / f"{submission.student}.json", (json.dumps(outcome, indent=1) + "\n").encode())
-            write_atomically(out / f"{submission.student}.html", page(outcome).encode(errors="replace"))
-            yield outcome
-
-
-def judged(job: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The outcome of one submission. Where the judge itself fails, that is said, and there is no score."""
-    command = [sys.executable, "-P", "-m", "gmbook.course.judge", json.dumps(job)]
-    try:
-        run = subprocess.run(command, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL)
-        if run.returncode == 0:
-            return json.loads(run.stdout)
-        last = run.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        why = f"it ended with code {run.returncode}: {' '.join(last)}"
-    except (subprocess.TimeoutExpired, ValueError) as error:
-        why = kit.shortened(str(error))
-    outcome = judge.Outcome(job["student"], notes=[f"NOT GRADED: the grader itself failed; {why}"])
-    return asdict(outcome)
+def stem(student: str) -> str:
+    """The name of a student's files."""
+    plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", student)
+    if plain != student or len(plain.encode()) > 200 or plain[:1] == ".":
+        plain = f"{plain.encode()[:150].decode(errors='ignore')}-{hashlib.sha256(student.encode()).hexdigest()[:8]}"
+    return plain
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
 
 
-def scores(outcomes: Sequence[dict[str, Any]], exercises: dict[str, kit.Exercise]) -> str:
-    """The table as CSV: student, points in all, points possible, points of each exercise, seconds, remarks."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["student", "points", "possible", *exercises, "seconds", "remarks"])
-    possible = sum(exercise.points for exercise in exercises.values())
-    for outcome in outcomes:
+class Table:
+    """scores.csv: student, id, points in all, points possible, points of each exercise, seconds, remarks.
+
+    Rows and columns that are there already stay, with what a lecturer wrote into them.
+    """
+
+    def __init__(self, file: Path, exercises: dict[str, kit.Exercise]):
+        self.file, self.exercises = file, exercises
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.columns = ["student", "id", "points", "possible", *exercises, "seconds", "remarks"]
+        if file.exists():
+            with open(file, newline="", encoding="utf-8-sig", errors="replace") as stream:
+                told = csv.DictReader(stream)
+                self.rows = {str(row.get("student")): row for row in told}
+                if not {"student", "points", "remarks", *exercises} <= set(told.fieldnames or []):
+                    raise ValueError(f"{file} is of another sheet: name another folder with --out, or remove it")
+                self.columns += [name for name in told.fieldnames or [] if name and name not in self.columns]
+
+    def put(self, submission: Submission, outcome: dict[str, Any]) -> None:
+        """A student's row, new or in place of the old one; the file is written."""
         verdicts = outcome["verdicts"]
-        each = [verdicts[name]["points"] if name in verdicts else "" for name in exercises]
-        total = sum(verdict["points"] for verdict in verdicts.values()) if verdicts else ""
-        remarks = " | ".join(outcome["notes"])
-        row = [outcome["student"], total, possible, *each, f"{outcome['seconds']:.0f}", remarks]
-        table.writerow([unarmed(value) if type(value) is str else value for value in row])
-    return text.getvalue()
+        row = {
+            "student": submission.student,
+            "id": submission.id,
+            "points": sum(verdict["points"] for verdict in verdicts.values()) if verdicts else "",
+            "possible": sum(exercise.points for exercise in self.exercises.values()),
+            **{name: verdicts[name]["points"] if name in verdicts else "" for name in self.exercises},
+            "seconds": f"{outcome['seconds']:.0f}",
+            "remarks": kit.shortened(" | ".join(outcome["notes"]), LINE),
+        }
+        key = unarmed(submission.student)
+        self.rows[key] = self.rows.get(key, {}) | {name: unarmed(str(value)) for name, value in row.items()}
+        write_atomically(self.file, self.text(self.rows.values(), self.columns).encode())
+
+    @staticmethod
+    def text(rows: Any, columns: Sequence[str]) -> str:
+        """Rows as CSV."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
+        table.writeheader()
+        table.writerows(rows)
+        return text.getvalue()
 
 
 def unarmed(text: str) -> str:
-    """The text, so that a spreadsheet does not take it for a formula; on one line."""
-    line = " ".join(text.split())
-    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
+    """The text, so that no spreadsheet takes it, or a part that it splits off, for a formula; on one line."""
+    line = " ".join(text.split()).replace(";", ",")
+    return f"'{line}" if line[:1] in tuple("=+-@＝＋－＠|%") else line
 
 
-def missing(outcome: dict[str, Any]) -> str:
-    """Which protections did not hold, for a warning; empty where all did."""
-    lacking = [name for name in sandbox.ALL if name not in outcome["protections"]]
-    return ", ".join(lacking) if outcome["processes"] else ""
+def export(table: Table, found: Class, sheet: str) -> list[Path]:
+    """What learning platforms take back: moodle.csv, canvas.csv where ids are known, and feedback.zip."""
+    out, made = table.file.parent, [table.file.parent / "feedback.zip"]
+    of = {unarmed(s.student): s for s in found.submissions if unarmed(s.student) in table.rows}
+    draft = io.BytesIO()
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        for submission in of.values():
+            report = out / f"{stem(submission.student)}.html"
+            if report.exists():
+                archive.writestr(feedback_name(submission), report.read_bytes())
+    write_atomically(made[0], draft.getvalue())
+    numbered = [(table.rows[name], s) for name, s in of.items() if s.id]
+    if numbered:
+        moodle = [
+            {
+                "Identifier": f"Participant {s.id}",
+                "Full name": row["student"],
+                "Grade": row["points"],
+                "Maximum Grade": row["possible"],
+                "Feedback comments": row["remarks"],
+            }
+            for row, s in numbered
+        ]
+        canvas: list[dict[str, str]] = [
+            {
+                "Student": row["student"],
+                "ID": s.id,
+                "SIS User ID": "",
+                "SIS Login ID": "",
+                "Section": "",
+                sheet: row["points"],
+            }
+            for row, s in numbered
+        ]
+        for name, rows in (("moodle.csv", moodle), ("canvas.csv", canvas)):
+            write_atomically(out / name, Table.text(rows, list(rows[0])).encode())
+            made.append(out / name)
+    return made
+
+
+def feedback_name(submission: Submission) -> str:
+    """A page's name within feedback.zip: what the platform called the submission, so that it finds the student."""
+    name = printable(submission.original or submission.student)
+    if "_assignsubmission_" in name and not name.lower().endswith((".ipynb", ".zip")):
+        return f"{name}/{stem(submission.student)}.html"
+    return re.sub(r"(\.ipynb(\.txt|\.json)?|\.zip)$", "", name, flags=re.IGNORECASE) + ".html"
 
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -212,6 +334,6 @@ graded in {outcome["seconds"]:.0f} s.</p>
 
 def word(verdict: dict[str, Any]) -> str:
     """A verdict in words."""
-    if verdict["answered"] and not verdict["hint"]:
+    if verdict["points"]:
         return "right"
-    return verdict["hint"] or "not answered"
+    return verdict["hint"] or ("not right" if verdict["answered"] else "not answered")

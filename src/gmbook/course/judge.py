@@ -1,6 +1,8 @@
 """Judges one submission: the student's cells run in a fenced process, the checks here, in one that nobody else touches.
 
-    python -m gmbook.course.judge JOB        (JOB is JSON; `gmbook.course.grading` writes it)
+    python -m gmbook.course.judge        (the job is a line of JSON on standard input, from `gmbook.course.grading`)
+
+It ends, and the student's process with it, when standard input is closed: no killed grader leaves anything running.
 
 The cells run in the notebook's order, all but the grade cells: an exercise is examined where its grade cell stands, as
 the student saw it, or at the end if there is no such cell, or nothing has the exercise's name by then. Its answer is
@@ -14,6 +16,7 @@ import importlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -22,16 +25,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
+
 from gmbook.course import kit, sandbox
 from gmbook.course.wire import Broken, Peer, StandIn
 
-RUN, READY, ANSWER, DONE = range(4)  # the functions of gmbook.course.student.Notebook
+RUN, READY, ANSWER = range(3)  # the functions of gmbook.course.student.Notebook
 START_SECONDS = 300.0  # for a student's process to be there, on a busy machine
+PRINTED, REMARKS = 20_000, 25  # characters of what a process printed, and notes, that are kept
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Limits:
     cell_seconds: float = 60.0  # one cell, on the wall clock
     check_seconds: float = 30.0  # all calls of one check
     total_seconds: float = 300.0  # the whole notebook, with all that is run again; without the start of processes
-    memory_mb: int = 4096  # address space of the student's process
+    memory_mb: int = 4096  # address space of a process of the student's, and what all of them hold together
     output_kb: int = 1024  # of all that is printed
 
 
@@ -81,18 +87,19 @@ class Gone(kit.Wrong):
 # ------------------------------------------------------------------------------------------------- the notebook
 
 
-def cells(path: Path) -> list[Cell]:
-    """The code cells of a notebook file, read without trust.
+def cells(text: bytes | str) -> list[Cell]:
+    """The code cells of a notebook, read without trust; of an older format too.
 
     Raises:
         ValueError: it is not a notebook; the message is for the student.
     """
-    if path.stat().st_size > 50 << 20:
-        raise ValueError("the file is larger than 50 MB")
     try:
-        listed = json.loads(path.read_bytes())["cells"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError("the file is not a notebook (of format 4)") from None
+        read = json.loads(text)
+        if "worksheets" in read:
+            read = json.loads(json.dumps(nbformat.convert(nbformat.from_dict(read), 4)))
+        listed = read["cells"]
+    except Exception:  # nbformat's, on what only looks like a notebook, are of every kind
+        raise ValueError("the file is not a notebook") from None
     found = []
     for number, cell in enumerate(listed if type(listed) is list else [], 1):
         if type(cell) is not dict or cell.get("cell_type") != "code":
@@ -116,49 +123,47 @@ def cells(path: Path) -> list[Cell]:
 class Student:
     """A running process with a student's notebook; use it in a `with` statement.
 
+    Args:
+        hidden: files and folders that it must not see.
+        seconds: for all its cells.
+        folder: its own, without a fence; empty where the fence gives it one.
+
     Attributes:
         peer: our side of the wire.
         why: the reason why it was ended, or "".
     """
 
-    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float):
+    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float, folder: str = ""):
         self.limits, self.why, self.output, self.printed = limits, "", bytearray(), 0
-        self.folder = Path(tempfile.mkdtemp(prefix="gmbook-student-"))
-        if os.geteuid() == 0:
-            self.folder.chmod(0o777)  # the sandbox may turn root into nobody
         ours, theirs = socket.socketpair()
-        status, told = os.pipe()
         bounds = sandbox.Bounds(memory=limits.memory_mb << 20, seconds=int(limits.total_seconds) + 1)
-        order = {
-            "channel": theirs.fileno(),
-            "status": told,
-            "folder": str(self.folder),
-            "hidden": list(hidden),
-            "bounds": asdict(bounds),
-        }
+        channel = str(theirs.fileno())
+        command = [sys.executable, "-u", "-P", "-s", "-m", "gmbook.course.student", channel]
+        if not folder:
+            command = sandbox.fenced(command, bounds, [Path(path) for path in hidden])
+        elif shutil.which("prlimit"):
+            command = sandbox.limited(command, bounds)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-m", "gmbook.course.student", json.dumps(order)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(), told),
-            cwd=self.folder,
-            env=environment(self.folder),
+            pass_fds=(theirs.fileno(),),
+            cwd=folder or None,
+            env=environment(folder or sandbox.FOLDER),
             start_new_session=True,
         )
         theirs.close()
-        os.close(told)
-        with open(status) as answer:
-            text = answer.read()
-        if not text:
-            printed = self.process.communicate()[0].decode(errors="replace")
-            raise RuntimeError(f"the student's process does not start: {kit.shortened(printed)}")
-        self.number, self.protections = json.loads(text)
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         self.peer = Peer(ours)
         self.last = time.monotonic() + START_SECONDS
-        self.ask(READY, 0, False, seconds=START_SECONDS)  # torch is imported: nobody's time but ours
+        try:
+            self.ask(READY, 0, False, seconds=START_SECONDS)  # torch is imported: nobody's time but ours
+        except Gone:
+            self.__exit__()
+            printed = kit.shortened(self.output.decode(errors="replace"))
+            raise RuntimeError(f"the student's process does not start: {printed}") from None
         self.began = time.monotonic()
         self.last = self.began + seconds
 
@@ -167,32 +172,37 @@ class Student:
 
     def __exit__(self, *_: object) -> None:
         self.end("")
-        self.process.wait()
         self.reader.join(5)
+        self.process.wait()
         self.peer.channel.connection.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def read(self) -> None:
-        """Take what it prints, keep the first of it, and end it when it is too much."""
+        """Take what it prints, keep the first of it; end it when that, or its memory, is too much."""
         assert self.process.stdout is not None
+        looked = 0.0
         with self.process.stdout as printed:
-            while more := os.read(printed.fileno(), 1 << 16):
+            while True:
+                if time.monotonic() - looked > 0.5:
+                    looked = time.monotonic()
+                    if sandbox.resident(self.process.pid) > self.limits.memory_mb << 20:
+                        self.end(f"its processes took more than {self.limits.memory_mb} MB together")
+                if not select.select([printed], [], [], 0.5)[0]:
+                    continue
+                more = os.read(printed.fileno(), 1 << 16)
+                if not more:
+                    return
                 self.printed += len(more)
-                self.output += more[: max(0, 20_000 - len(self.output))]
+                self.output += more[: max(0, PRINTED - len(self.output))]
                 if self.printed > self.limits.output_kb << 10:
                     self.end(f"more than {self.limits.output_kb} kB were printed")
 
     def end(self, why: str) -> None:
         """Kill it, and all that it started."""
         self.why = self.why or why
-        ended = self.process.poll()
-        if ended is not None and ended >= 0:
-            return  # the one that waited for it saw it end, and its number may be another's by now
-        for number in (self.number, self.process.pid):
-            try:
-                os.killpg(number, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)  # nobody has waited for it: the number is still its own
+        except (ProcessLookupError, PermissionError):
+            pass
 
     def ask(self, function: int, *arguments: Any, seconds: float) -> Any:
         """Call one of the student's process's own functions.
@@ -216,16 +226,16 @@ class Student:
         return Gone(f"Stopped: {self.why}.")
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: str) -> dict[str, str]:
     """The few variables that the student's process has."""
-    package = Path(kit.__file__).resolve().parents[2]
-    kept = {name: os.environ[name] for name in ("PATH", "GMBOOK_DATA") if name in os.environ}
-    return kept | {
-        "PYTHONPATH": str(package),
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": str(sandbox.PACKAGE.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "MPLCONFIGDIR": str(folder),
+        "HOME": folder,
+        "TMPDIR": folder,
+        "MPLCONFIGDIR": folder,
+        "USER": "student",
         "MPLBACKEND": "Agg",
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
@@ -243,6 +253,8 @@ class Judge:
     def __init__(self, student: str, listed: list[Cell], exercises: dict[str, kit.Exercise], limits: Limits):
         self.cells, self.exercises, self.limits = listed, exercises, limits
         self.outcome = Outcome(student)
+        self.printed: list[str] = []
+        self.student: Student | None = None  # that runs now
         self.dropped: set[int] = set()
         self.used = 0.0
         for cell in listed:
@@ -253,21 +265,21 @@ class Judge:
         """Seconds that the submission still has."""
         return self.limits.total_seconds - self.used
 
-    def judge(self, hidden: Sequence[str]) -> Outcome:
-        """All exercises; as many processes as it takes."""
+    def judge(self, start: Callable[[float], Student]) -> Outcome:
+        """All exercises; as many processes as it takes, each started with the seconds that are left."""
         while self.open() and self.left() > 0:
             self.outcome.processes += 1
-            with Student(self.limits, hidden, self.left()) as student:
-                self.outcome.protections = student.protections
+            with start(self.left()) as student:
                 try:
                     self.go_through(student)
                 except Gone:
                     pass
                 self.used += time.monotonic() - student.began
-            self.outcome.output = self.outcome.output or student.output.decode(errors="replace")
+            self.printed.append(student.output.decode(errors="replace"))
         for name in self.open():
             self.give(name, "The time that a submission has was used up before this exercise.", answered=False)
         self.outcome.verdicts = {name: self.outcome.verdicts[name] for name in self.exercises}
+        self.outcome.output = "\n[the cells once more, without the one that was stopped]\n".join(self.printed)
         self.outcome.seconds = self.used
         return self.outcome
 
@@ -309,7 +321,9 @@ class Judge:
     def note(self, cell: Cell, text: str) -> None:
         """Keep what happened to a cell, once."""
         line = f"{cell.place}{f' ({cell.answers})' if cell.answers else ''}: {text}"
-        if line not in self.outcome.notes:
+        if len(self.outcome.notes) == REMARKS:
+            self.outcome.notes.append("… and more")
+        if len(self.outcome.notes) < REMARKS and line not in self.outcome.notes:
             self.outcome.notes.append(line)
 
     def examine(self, student: Student, name: str, at_the_end: bool) -> None:
@@ -326,10 +340,7 @@ class Judge:
             if answer is None and not at_the_end:
                 return
             student.peer.channel.deadline = min(student.last, time.monotonic() + seconds)
-            verdict = exercise.examine(guarded(answer, student))
-            self.outcome.verdicts[name] = asdict(verdict)
-            if not student.why:
-                student.ask(DONE, seconds=seconds)
+            self.outcome.verdicts[name] = asdict(exercise.examine(guarded(answer, student)))
         except Gone as stopped:
             gone = stopped
             if name not in self.outcome.verdicts:
@@ -364,21 +375,63 @@ def guarded(value: Any, student: Student) -> Any:
     return {key: guarded(part, student) for key, part in value.items()} if type(value) is dict else value
 
 
-def main() -> None:
-    """One job: {"notebook", "student", "checks", "limits", "hidden"}; the outcome goes to standard output."""
-    job = json.loads(sys.argv[1])
+def clean(value: Any) -> Any:
+    """Text, wherever it is within, without what a terminal obeys, a file cannot hold, or nobody can see."""
+    if type(value) is str:
+        kept = (c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "\ufffd" for c in value)
+        return "".join(kept)
+    if type(value) is list:
+        return [clean(part) for part in value]
+    return {clean(key): clean(part) for key, part in value.items()} if type(value) is dict else value
+
+
+def judged(job: dict[str, Any]) -> Outcome:
+    """The outcome of a job: {"notebook": text, "student", "checks", "limits", "hidden", "fenced"}."""
     exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{job['checks']}"))
+    limits, listed, why = Limits(**job["limits"]), [], ""
     try:
-        listed = cells(Path(job["notebook"]))
+        listed = cells(job["notebook"])
     except ValueError as error:
-        judge = Judge(job["student"], [], exercises, Limits())
-        judge.outcome.notes.append(str(error))
+        why = str(error)
+    judge = Judge(job["student"], listed, exercises, limits)
+    judge.outcome.protections = ["fence"] if job["fenced"] else []
+    if why:
+        judge.outcome.notes.append(why)
         for name in exercises:
-            judge.give(name, f"Nothing was graded: {error}.", answered=False)
-        outcome = judge.outcome
-    else:
-        outcome = Judge(job["student"], listed, exercises, Limits(**job["limits"])).judge(job["hidden"])
-    json.dump(asdict(outcome), sys.stdout)
+            judge.give(name, f"Nothing was graded: {why}.", answered=False)
+        return judge.outcome
+
+    folder = "" if job["fenced"] else tempfile.mkdtemp(prefix="gmbook-student-")
+
+    def start(seconds: float) -> Student:
+        judge.student = Student(limits, job["hidden"], seconds, folder and tempfile.mkdtemp(dir=folder))
+        return judge.student
+
+    def ended() -> None:
+        if judge.student:
+            judge.student.end("the grader was stopped")
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        ended()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        outcome = judge.judge(start)
+    finally:
+        ended()
+    if not any(cell.grades in exercises or cell.answers in exercises for cell in listed):
+        outcome.notes.append("none of its cells belongs to this sheet: is it another one?")
+    return outcome
+
+
+def main() -> None:
+    """One job; the outcome goes to standard output, as ASCII."""
+    job = json.loads(sys.stdin.buffer.readline())
+    print(json.dumps(clean(asdict(judged(job)))), flush=True)
+    os._exit(0)  # without waiting for the thread that waits
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ dicts and functions, and such values come back. Gradients pass.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,9 @@ NESTED = 12  # how deep an answer's lists may go
 
 class Wrong(Exception):
     """The answer lacks a property; the message is the hint that the student reads."""
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in self.args).strip() or "It lacks a property that the exercise asks for."
 
 
 class Unanswered(Wrong):
@@ -55,13 +57,13 @@ class Verdict:
     possible: int  # points of the exercise
     points: int  # all of them or none
     answered: bool
-    hint: str  # empty when right
+    hint: str  # for the student; it decides nothing
     seed: int  # with which the same random inputs come again
 
     @property
     def right(self) -> bool:
         """Whether the answer has every property that was looked at."""
-        return self.answered and not self.hint
+        return self.answered and self.points == self.possible
 
     def __str__(self) -> str:
         if self.right:
@@ -94,15 +96,17 @@ class Exercise:
             seed: of the random inputs; None for a fresh one.
         """
         seed = secrets.randbits(48) if seed is None else seed
-        answered, hint = True, ""
+        points, answered, hint = 0, True, ""
         with own_randomness(seed, torch.float32 if self.kind == "experiment" else torch.float64):
             try:
                 if answer is None or answer is ...:
                     raise Unanswered("There is no answer in the cell above.")
                 self.look(careful(answer))
+                points = self.points  # only an examination that came to its end gives any
             except Wrong as wrong:
-                answered, hint = not isinstance(wrong, Unanswered), str(wrong)
-        points = self.points if answered and not hint else 0
+                answered, hint = not isinstance(wrong, Unanswered), said(wrong)
+            except SystemExit:
+                hint = "It ends Python, by sys.exit, exit or quit."
         return Verdict(self.name, self.points, points, answered, hint, seed)
 
     def __call__(self, answer: Any) -> None:
@@ -174,7 +178,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except NotImplementedError as blank:
             raise Unanswered("The blank is not filled in.") from blank
         except Exception as error:  # whatever a student's code may raise
-            raise Wrong(f"It raised {type(error).__name__}: {shortened(str(error))}") from error
+            raise Wrong(f"It raised {type(error).__name__}: {said(error)}") from error
         for place, (copy, given) in enumerate(zip(copies, arguments), 1):
             if isinstance(given, Tensor) and not torch.equal(copy, given):
                 raise Wrong(f"It changes its argument number {place} in place: work on a new tensor instead.")
@@ -226,6 +230,14 @@ def shortened(text: str, most: int = 200) -> str:
     """At most so many characters, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, on one line; its class may be the student's and refuse to speak."""
+    try:
+        return shortened(str(error))
+    except Exception:
+        return "(no message)"
 
 
 # ----------------------------------------------------------------------------------------------- what came back
@@ -343,58 +355,6 @@ def hold(condition: bool | Tensor, hint: str) -> None:
     """
     if not bool(condition):
         raise Wrong(hint)
-
-
-# -------------------------------------------------------------------------------------------- statistics of draws
-
-SIGMAS = 6.0  # a right answer fails one comparison in 500 million
-
-
-def mean_is(draws: Tensor, want: Tensor | float, what: str, sigmas: float = SIGMAS) -> None:
-    """The mean over the first axis is `want`, within so many standard errors.
-
-    Raises:
-        Wrong: some entry is not, or the draws do not vary and are not exact.
-    """
-    want = torch.as_tensor(want, dtype=draws.dtype)
-    error = draws.std(0) / math.sqrt(len(draws))
-    off = (draws.mean(0) - want).abs() > sigmas * error + 1e-9 * (1 + want.abs())
-    if bool(off.any()):
-        raise Wrong(f"{what}: the mean is not right{kind_of_statistic(draws.mean(0), want, error)}")
-
-
-def variance_is(draws: Tensor, want: Tensor | float, what: str, sigmas: float = SIGMAS) -> None:
-    """The variance over the first axis is `want`, within so many standard errors (from the fourth moment).
-
-    Raises:
-        Wrong: some entry is not.
-    """
-    want = torch.as_tensor(want, dtype=draws.dtype)
-    squares = (draws - draws.mean(0)).square()
-    got, error = squares.mean(0), squares.std(0) / math.sqrt(len(draws))
-    off = (got - want).abs() > sigmas * error + 1e-9 * (1 + want.abs())
-    if bool(off.any()):
-        word = "small" if bool((got < want)[off].all()) else "large" if bool((got > want)[off].all()) else "different"
-        raise Wrong(f"{what}: the variance is too {word}." if word != "different" else f"{what}: the variance differs.")
-
-
-def uncorrelated(draws: Tensor, what: str) -> None:
-    """The coordinates of draws (B, D) have no correlation, within six standard errors.
-
-    Raises:
-        Wrong: some pair has: the same noise, perhaps, was used for both.
-    """
-    least = 1e-9 * (1 + draws.mean(0).abs())  # below it is rounding, not noise
-    unit = (draws - draws.mean(0)) / torch.maximum(draws.std(0), least)
-    off = (unit.T @ unit / len(draws)).fill_diagonal_(0.0).abs().max()
-    if off > SIGMAS / math.sqrt(len(draws)):
-        raise Wrong(f"{what}: coordinates are correlated. Does each get its own noise?")
-
-
-def kind_of_statistic(got: Tensor, want: Tensor, error: Tensor) -> str:
-    """The end of the sentence "the mean is not right"."""
-    flipped = bool(((got + want).abs() <= SIGMAS * error).all()) and bool((want.abs() > SIGMAS * error).any())
-    return ": look at its sign." if flipped else "."
 
 
 def gradient(value: Tensor, inputs: Tensor, what: str) -> Tensor:

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from gmbook.course import kit
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+WHY = "# Why: "  # begins the explanation, the last lines of a solution
 STUB = 'raise NotImplementedError("your answer here")'
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,6 +59,17 @@ class Sheet:
         """The notebook with blanks."""
         return blank(self.source())
 
+    def explained(self) -> NotebookNode:
+        """The notebook with its solutions, a cell of explanation below each."""
+        notebook, cells = bare(self.source()), []
+        for cell in notebook.cells:
+            cells.append(cell)
+            if BEGIN in cell.source:
+                cell.source, why = solution(cell.source)
+                cells.append(nbformat.v4.new_markdown_cell(f"**Why.** {why}", id=f"{cell.id}-why"))
+        notebook.cells = cells
+        return notebook
+
 
 def sheets(root: Path = ROOT) -> list[Sheet]:
     """All sheets of the book, in its order. They lie in the repository, not in the installed package."""
@@ -86,14 +98,30 @@ def of_cell(cell: NotebookNode) -> dict[str, object]:
     return cell.metadata.get("nbgrader", {})
 
 
-def blank(source: NotebookNode) -> NotebookNode:
-    """The student version: solutions cut out, outputs and counts removed."""
+def bare(source: NotebookNode) -> NotebookNode:
+    """A copy without outputs and counts, that no longer says it is half of a pair."""
     notebook = copy.deepcopy(source)
+    notebook.metadata.pop("jupytext", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def blank(source: NotebookNode) -> NotebookNode:
+    """The student version: bare, and the solutions cut out."""
+    notebook = bare(source)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = cut(cell.source)
-            cell.outputs, cell.execution_count = [], None
     return notebook
+
+
+def solution(source: str) -> tuple[str, str]:
+    """A solution cell's code without its markers, and its explanation, empty where there is none."""
+    lines = [line for line in source.splitlines() if line.strip() not in (BEGIN, END)]
+    code, _, why = "\n".join(lines).partition(WHY)
+    return code.rstrip(), " ".join(line.strip().removeprefix("# ") for line in why.splitlines())
 
 
 def cut(source: str) -> str:
@@ -145,6 +173,8 @@ def problems(sheet: Sheet) -> list[str]:
         role = {"solution": True, "grade": False, "locked": False} if marked else GRADED
         if {**role, "schema_version": 3, "task": False} != {k: v for k, v in meta.items() if k not in VARYING}:
             found.append(f"{name}: nbgrader metadata must be as CONTRIBUTING.md shows them, not {dict(meta)}")
+        if marked and not solution(cell.source)[1]:
+            found.append(f"{name}: the solution does not end with an explanation, `{WHY}…`")
         if not marked and name in sheet.exercises:
             if cell.source.strip() != f"check.{name}({name})":
                 found.append(f"{name}: the grade cell must be exactly `check.{name}({name})`")

@@ -1,110 +1,70 @@
-"""The process in which a student's notebook runs:  python -m gmbook.course.student ORDER
+"""The process in which a student's notebook runs:  python -m gmbook.course.student CHANNEL
 
-It fences itself in (`gmbook.course.sandbox`), then offers four functions to the judge over the wire: run a cell, get
-ready for an exercise, hand over an answer, be done with it. It decides nothing, so it does not matter what the
-student's code makes of it.
+It offers three functions to the judge over the wire: run a cell, get ready for an exercise, hand over an answer. It
+decides nothing, so it does not matter what the student's code makes of it. `gmbook.course.sandbox` fences it in.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import sys
-from pathlib import Path
+import types
 from typing import Any
 
-from gmbook.course import sandbox
+import torch
 
-
-def main() -> None:
-    """Fence in, import what is slow, and serve."""
-    order = json.loads(sys.argv[1])
-
-    def report(process: int, protections: list[str]) -> None:
-        os.write(order["status"], json.dumps([process, protections]).encode())
-        devnull = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(devnull, standard)
-        os.closerange(3, 256)
-
-    bounds = sandbox.Bounds(**order["bounds"])
-    sandbox.enter(Path(order["folder"]), [Path(path) for path in order["hidden"]], bounds, report)
-    os.close(order["status"])
-    serve(order["channel"])
-
-
-def serve(descriptor: int) -> None:
-    """Do what the judge asks, until it is gone."""
-    import socket
-
-    from gmbook.course.wire import Broken, StudentPeer
-
-    peer = StudentPeer(socket.socket(fileno=descriptor))
-    peer.functions = Notebook(peer).offers()
-    try:
-        peer.serve()
-    except Broken:
-        os._exit(0)
+from gmbook.course.cells import Cells
+from gmbook.course.kit import careful
+from gmbook.course.wire import Broken, StudentPeer
 
 
 class Notebook:
     """The student's names, and what can be asked about them."""
 
-    def __init__(self, peer):  # type: ignore[no-untyped-def]  # torch, and all that needs it, is imported later
-        import types
-
+    def __init__(self, peer: StudentPeer):
         module = types.ModuleType("__main__")
-        module.__dict__.update(display=lambda *things, **options: None)
         sys.modules["__main__"] = module
-        self.names, self.peer = module.__dict__, peer
-        self.before: Any = None
+        self.names, self.cells, self.peer = module.__dict__, Cells(module.__dict__), peer
+        self.dtype = torch.get_default_dtype()  # of the student's own cells
 
     def offers(self) -> list:
-        """The functions, in the order of the judge's `RUN, READY, ANSWER, DONE`."""
-        return [self.run, self.ready, self.answer, self.done]
+        """The functions, in the order of the judge's `RUN, READY, ANSWER`."""
+        return [self.run, self.ready, self.answer]
 
     def run(self, source: str, place: str) -> str | None:
         """Run a cell; what it raised, or None."""
+        torch.set_default_dtype(self.dtype)  # a check may have left its own
         try:
-            exec(compile(plain(source, place), f"<{place}>", "exec"), self.names)
+            self.cells.run(source, place)
         except BaseException as error:  # SystemExit too
             return f"{type(error).__name__}: {error}"[:500]
+        finally:
+            self.dtype = torch.get_default_dtype()
         return None
 
     def ready(self, seed: int, double: bool) -> None:
         """The random numbers and the precision that a check gives to an answer."""
-        import torch
-
-        self.peer.forget(keep=4)
-        self.before = torch.get_default_dtype()
+        self.peer.forget(keep=3)
         torch.manual_seed(seed)
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         torch.set_grad_enabled(True)
 
     def answer(self, name: str) -> object:
         """The student's function or value; None where there is none."""
-        from gmbook.course.kit import careful
-
         return careful(self.names.get(name))
 
-    def done(self) -> None:
-        """As it was before `ready`."""
-        import torch
 
-        torch.set_default_dtype(self.before)
-
-
-def plain(source: str, place: str) -> str:
-    """Python without the notebook's own commands (%matplotlib, !pip), where there are any."""
+def main() -> None:
+    """Do what the judge asks, until it is gone."""
+    ended: Any = os._exit
+    os.register_at_fork(after_in_child=lambda: ended(1))  # a copy would answer the judge too
+    peer = StudentPeer(socket.socket(fileno=int(sys.argv[1])))
+    peer.functions = Notebook(peer).offers()
     try:
-        compile(source, place, "exec")
-    except (SyntaxError, ValueError):
-        lines = [
-            line[: len(line) - len(line.lstrip())] + "pass" if line.lstrip()[:1] in ("%", "!") else line
-            for line in source.splitlines()
-        ]
-        return "\n".join(lines)
-    return source
+        peer.serve()
+    except Broken:
+        ended(0)
 
 
 if __name__ == "__main__":

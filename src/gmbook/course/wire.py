@@ -431,7 +431,7 @@ def raised(reply: dict[str, Any]) -> Exception:
     if reply.get("kind") == "blank":
         return Unanswered("The blank is not filled in.")
     if reply.get("kind") == "wrong":
-        return Wrong(text)
+        return Wrong(text or "It raised Wrong without a word.")  # without a hint it would count as right
     return type(name, (RuntimeError,), {})(text)
 
 

@@ -24,15 +24,16 @@ def encode(text: str) -> Tensor:
     return torch.from_numpy(tokens)
 
 
-def decode(tokens: Tensor, mask: str = "") -> str:
-    """Tokens to letters: (L,) integers in 0..26 -> a string of L characters.
+def decode(tokens: Tensor, mask: str = "", alphabet: str = ALPHABET) -> str:
+    """Tokens to letters: (L,) integers in 0..V−1 -> a string of L characters.
 
     Args:
-        mask: how the mask, token 27, is written; without it there must be none.
+        mask: how the mask, token V, is written; without it there must be none.
+        alphabet: the V letters; text8's 27 by default.
     """
     if tokens.ndim != 1:
         raise ValueError(f"expected tokens (L,), got {tuple(tokens.shape)}: decode one row at a time")
-    symbols = ALPHABET + mask
+    symbols = alphabet + mask
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(symbols):
         raise ValueError(f"expected tokens in 0..{len(symbols) - 1}, got {int(tokens.min())}..{int(tokens.max())}")
     return "".join(symbols[token] for token in tokens.tolist())

@@ -3,7 +3,7 @@
 A stream's whole state is the number of batches that it has served: batch k is a function of (seed, k). So a
 checkpoint stores a few integers, and a run that is resumed sees exactly the data of one that never stopped.
 
-Several processes read the same whole batches, and each takes its share of the rows (`gmbook.train.processes`).
+Several processes read the same whole batches, and each takes its part of the rows (`gmbook.train.processes`).
 """
 
 from __future__ import annotations
@@ -82,13 +82,20 @@ class Stream(Iterator[tuple[Tensor, ...]]):
         self.step = state["step"]
 
 
+def _tensor(x: Tensor) -> Tensor:
+    """A tensor or an array as a tensor, float64 in torch's default dtype."""
+    x = torch.as_tensor(x)
+    return x.to(torch.get_default_dtype()) if x.dtype == torch.float64 else x
+
+
 class Batches(Stream):
     """A data set as one tensor, served in batches: endless (x,), or (x, y) where labels are given.
 
     Every epoch is a new permutation, without replacement; the last, incomplete batch of an epoch is dropped.
 
     Args:
-        x: (N, *S), kept as it is (uint8 images stay uint8) on `device`.
+        x: (N, *S), a tensor or an array, kept as it is (uint8 images stay uint8) on `device`; but float64 becomes
+            torch's default dtype, in which networks compute.
         y: (N,) labels, or None.
         size: examples per batch, B.
         device: where the set and the batches live.
@@ -117,7 +124,7 @@ class Batches(Stream):
             raise ValueError(f"x and y must have the same length, got {len(x)} and {len(y)}")
         if size > len(x):
             raise ValueError(f"a batch of {size} is larger than the set of {len(x)}: make it smaller")
-        self.x, self.y = x.to(device), None if y is None else y.to(device)
+        self.x, self.y = _tensor(x).to(device), None if y is None else _tensor(y).to(device)
         self.augment, self.transform = augment, transform
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 

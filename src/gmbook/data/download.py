@@ -1,27 +1,32 @@
-"""Where the data sets are, and how they get there: registry, search path, download, safe extraction.
+"""Where the data sets are, and how they get there: registry, search path, digests, download.
 
-Nothing is downloaded unless `fetch` is called (the command `gmbook data NAME` does); loaders only look.
-`data/registry.toml` says for each set what is fetched from where, its SHA-256, licence and citation.
+Nothing is downloaded unless `fetch` is called (the command `gmbook data NAME` does); loaders only look, and compare the
+digest of what they read. `registry.toml` says for each set what is fetched from where, its digests, licence, citation.
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import errno
 import functools
-import gzip
+import importlib.util
+import io
+import json
 import os
 import shutil
-import stat
+import sys
 import tarfile
 import tempfile
 import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[2]  # src/gmbook/data -> the repository, when gmbook runs from one
@@ -47,50 +52,54 @@ class Source:
         name: its file name; the address is base + name.
         bytes, sha256: its size and digest, in hexadecimal.
         into: the folder, relative to the data folder, that it lands in or is unpacked in.
-        members: what is taken out of the archive; empty for a file that is kept as it is.
+        members: what is taken out of the archive, each with the digests that are accepted, as "sha256:…" or "md5:…";
+            empty for a file that is kept as it is.
     """
 
     name: str
     bytes: int
     sha256: str
     into: str
-    members: tuple[str, ...] = ()
+    members: dict[str, list[str]]
 
     @property
-    def files(self) -> tuple[PurePosixPath, ...]:
-        """What it leaves in the data folder."""
-        return tuple(PurePosixPath(self.into) / file for file in self.members or (self.name,))
+    def files(self) -> dict[PurePosixPath, list[str]]:
+        """What it leaves in the data folder, with the accepted digests."""
+        left = self.members or {self.name: [f"sha256:{self.sha256}"]}
+        return {PurePosixPath(self.into) / file: digests for file, digests in left.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of the registry: title, official home, licence, citation, addresses, sources."""
+    """One data set of the registry: title, official home, licence, citation, addresses, sources.
+
+    Attributes:
+        embedded: the module in whose folder the set lies; empty for a set that is downloaded.
+        whole: bytes of a text of which a beginning is a set too; 0 where a file of another size is wrong.
+    """
 
     name: str
     title: str
     official: str
     licence: str
     citation: str
-    embedded: bool = False
+    embedded: str = ""
+    whole: int = 0
     bases: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
     @property
-    def files(self) -> tuple[PurePosixPath, ...]:
-        """What a loader needs, relative to the data folder."""
-        return tuple(file for source in self.sources for file in source.files)
+    def files(self) -> dict[PurePosixPath, list[str]]:
+        """What a loader needs, relative to the data folder, with the accepted digests."""
+        return {file: digests for source in self.sources for file, digests in source.files.items()}
 
 
 @functools.cache
 def registry() -> dict[str, Entry]:
-    """All data sets, by name, as `data/registry.toml` lists them (a wheel has a copy beside this file)."""
-    path = REPOSITORY / "data" / "registry.toml"
-    path = path if path.is_file() else PACKAGE / "registry.toml"
+    """All data sets, by name, as `registry.toml` beside this file lists them."""
     entries = {}
-    for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        sources = tuple(
-            Source(**{**source, "members": tuple(source.get("members", ()))}) for source in table.pop("sources", ())
-        )
+    for name, table in tomllib.loads((PACKAGE / "registry.toml").read_text(encoding="utf-8")).items():
+        sources = tuple(Source(**{"members": {}, **source}) for source in table.pop("sources", ()))
         entries[name] = Entry(name, bases=tuple(table.pop("bases", ())), sources=sources, **table)
     return entries
 
@@ -98,14 +107,21 @@ def registry() -> dict[str, Entry]:
 def entry(name: str) -> Entry:
     """The registry's entry of a set. Raises ValueError, with the known names, where there is none."""
     if name not in registry():
-        raise ValueError(f"there is no data set {name!r}; there are {', '.join(registry())}")
+        near = difflib.get_close_matches(name, registry(), 1, 0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"there is no data set {name!r}: {hint}there are {', '.join(registry())}")
     return registry()[name]
+
+
+def clone() -> Path | None:
+    """The repository that gmbook runs from; None where it was installed without one."""
+    return REPOSITORY if (REPOSITORY / "data" / "pretrained").is_dir() else None
 
 
 def cache() -> Path:
     """The folder for downloads: `data/cache` of the repository, or ~/.cache/gmbook where there is none."""
-    in_repository = (REPOSITORY / "data" / "registry.toml").is_file()
-    return REPOSITORY / "data" / "cache" if in_repository else Path.home() / ".cache" / "gmbook"
+    repository = clone()
+    return repository / "data" / "cache" if repository is not None else Path.home() / ".cache" / "gmbook"
 
 
 def homes() -> list[Path]:
@@ -116,18 +132,20 @@ def homes() -> list[Path]:
 
 def locate(name: str) -> Path | None:
     """The first folder that holds all files of a set, or None. Files are not opened."""
-    if entry(name).embedded:
-        import sklearn.datasets
+    wanted = entry(name)
+    if wanted.embedded:
+        found = importlib.util.find_spec(wanted.embedded)
+        return Path(found.origin).parent if found is not None and found.origin else None
+    return next((home for home in homes() if not lacking(name, home)), None)
 
-        return Path(sklearn.datasets.__file__).parent / "data"
-    for home in homes():
-        if all((home / file).is_file() for file in entry(name).files):
-            return home
-    return None
+
+def lacking(name: str, home: Path) -> list[PurePosixPath]:
+    """The files of a set that a folder does not hold."""
+    return [file for file in entry(name).files if not (home / file).is_file()]
 
 
 def available(name: str) -> bool:
-    """Whether a set can be loaded without a download."""
+    """Whether all files of a set are here, so that it can be loaded without a download. They are not opened."""
     return locate(name) is not None
 
 
@@ -135,20 +153,85 @@ def require(name: str) -> Path:
     """The folder that holds a set. Raises DataMissing, with what to do, where there is none."""
     home = locate(name)
     if home is None:
+        wanted = entry(name)
         looked = " and ".join(str(home) for home in homes())
+        part = next((home for home in homes() if len(lacking(name, home)) < len(wanted.files)), None)
+        gone = f" ({_missing(name, part)})" if part is not None else ""
         raise DataMissing(
-            f"{entry(name).title} is not on this machine: run `gmbook data {name}`, or set GMBOOK_DATA to a "
-            f"folder that holds {entry(name).files[0]} and its companions (looked in {looked})"
+            f"{wanted.title} is not on this machine{gone}: run `gmbook data {name}`, or set GMBOOK_DATA to a "
+            f"folder that holds {next(iter(wanted.files))} and its companions (looked in {looked})"
         )
     return home
 
 
+def _missing(name: str, home: Path) -> str:
+    gone = lacking(name, home)
+    return f"{', '.join(map(str, gone))} {'is' if len(gone) == 1 else 'are'} missing in {home}"
+
+
+def sound(name: str, file: str) -> Path:
+    """The path of one file of a set, whose digest is a registered one, or which may be a beginning of a text.
+
+    Raises:
+        DataMissing: the set is not here, or not all of it.
+        DataCorrupt: the file is another one.
+    """
+    wanted, path = entry(name), require(name) / file
+    digests = wanted.files[PurePosixPath(file)]
+    if path.stat().st_size < wanted.whole or any(digest == _digest(path, digest.split(":")[0]) for digest in digests):
+        return path
+    raise DataCorrupt(
+        f"{path} is damaged or belongs to another set (its digest is not one of {wanted.title}'s): "
+        f"delete it and run `gmbook data {name}`"
+    )
+
+
+def look(name: str) -> tuple[bool, str]:
+    """Whether a set can be loaded, and where it is or what is wrong: the digests of all its files are compared."""
+    try:
+        home = require(name)
+        for file in entry(name).files:
+            sound(name, str(file))
+        return True, f"found in {home}"
+    except DataMissing:
+        part = next((home for home in homes() if len(lacking(name, home)) < len(entry(name).files)), None)
+        return (
+            False,
+            f"missing: `gmbook data {name}` downloads it" if part is None else f"incomplete: {_missing(name, part)}",
+        )
+    except DataCorrupt as error:
+        return False, str(error)
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    """`algorithm:hexadecimal` of a file; computed once, and remembered in the cache while size and time stay."""
+    import pooch
+
+    memory, state = cache() / "digests.json", path.stat()
+    key, stamp = f"{algorithm} {path.absolute()}", [state.st_size, state.st_mtime_ns]
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or not ours: it is made anew
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
+    if known.get(key, [])[:2] == stamp:
+        return str(known[key][2])
+    known[key] = [*stamp, f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"]
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        draft = memory.with_name(f".digests-{os.getpid()}.json")
+        draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        os.replace(draft, memory)
+    return str(known[key][2])
+
+
+# ---------------------------------------------------------------------------------------------- downloads
+
+
 def fetch(name: str, *, progress: bool = True, timeout: float = 30.0) -> Path:
-    """Download a set into the folder that GMBOOK_DATA names, else into `cache()`; return that folder.
+    """Download what is missing of a set into the folder that GMBOOK_DATA names, else into `cache()`; return the folder.
 
     The bases are tried in order until one delivers the bytes with the registered SHA-256. All happens in a
-    staging folder beside the destination; complete, checked files are then renamed into place. A set that is
-    already there is left alone.
+    staging folder beside the destination; complete, checked files are then renamed into place. What a killed download
+    left there is swept away first. A file that is already there is left alone.
 
     Args:
         progress: draw a progress bar per file.
@@ -156,27 +239,37 @@ def fetch(name: str, *, progress: bool = True, timeout: float = 30.0) -> Path:
 
     Raises:
         DownloadFailed: no base delivers, or the folder cannot be written.
-        DataCorrupt: an archive has an unsafe or a missing member.
+        DataCorrupt: an archive has an unsafe or a missing member, or a file that is there is not the set's.
     """
-    found = locate(name)
-    if found is not None:
-        return found
     wanted, home = entry(name), homes()[0]
-    with _writing(home), _staging(home) as staging:
-        for source in wanted.sources:
-            landing = staging / "tree" / source.into
-            landing.mkdir(parents=True, exist_ok=True)
-            downloaded = _download(source, wanted, staging if source.members else landing, progress, timeout)
-            if source.members:
-                _unpack(downloaded, source.members, landing)
-                downloaded.unlink()  # makes room for the next source
-        for file in wanted.files:
+    with _writing(home):
+        _sweep(home)
+        if locate(name) is None:
+            with _staging(home) as staging:
+                for source in wanted.sources:
+                    if any(not (home / file).is_file() for file in source.files):
+                        _place(source, wanted, staging, home, progress, timeout)
+    found = require(name)
+    for file in wanted.files:
+        sound(name, str(file))
+    return found
+
+
+def _place(source: Source, wanted: Entry, staging: Path, home: Path, progress: bool, timeout: float) -> None:
+    """One source, downloaded and unpacked in `staging`; what is missing of it is moved to `home`."""
+    landing = staging / "tree" / source.into
+    landing.mkdir(parents=True, exist_ok=True)
+    downloaded = _download(source, wanted, staging if source.members else landing, progress, timeout)
+    if source.members:
+        _unpack(downloaded, source.members, landing)
+        downloaded.unlink()  # makes room for the next source
+    for file in source.files:
+        if not (home / file).is_file():
             (home / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / "tree" / file, home / file)
-    return home
 
 
-@contextmanager
+@contextlib.contextmanager
 def _writing(home: Path) -> Iterator[None]:
     """Turn what the file system refuses below `home` into one clear DownloadFailed."""
     reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
@@ -191,14 +284,18 @@ def _writing(home: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _staging(home: Path) -> Iterator[Path]:
-    """A temporary folder in `home`, so that renaming out of it is atomic; and no trace of it afterwards."""
+    """A temporary folder in `home`, so that renaming out of it is atomic; and no trace of it afterwards.
+
+    It holds a lock while it is in use, which the system gives back when the process is killed.
+    """
     made = [folder for folder in [home, *home.parents] if not folder.exists()]
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as staging:
-            yield Path(staging)
+            with FileLock(Path(staging) / ".lock"):
+                yield Path(staging)
     except BaseException:
         for parent in made:  # innermost first; a folder that is in use stays
             if parent.is_dir() and not any(parent.iterdir()):
@@ -206,18 +303,45 @@ def _staging(home: Path) -> Iterator[Path]:
         raise
 
 
+def _sweep(home: Path) -> None:
+    """Delete the staging folders of downloads that were killed: those whose lock nobody holds."""
+    for left in home.glob(".fetch-*"):
+        with contextlib.suppress(Timeout, OSError):
+            with FileLock(left / ".lock", timeout=0):
+                pass
+            shutil.rmtree(left)
+
+
+class _Bounded(io.FileIO):
+    """A new file that takes so many bytes, and no more."""
+
+    def __init__(self, file: str, limit: int):
+        super().__init__(file, "wb")
+        self.left = limit
+
+    def write(self, chunk: Any) -> int:
+        """Raises ValueError, as pooch does for a wrong digest, at the first byte too many."""
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise ValueError("more bytes than are due")
+        return super().write(chunk)
+
+
 def _download(source: Source, wanted: Entry, folder: Path, progress: bool, timeout: float) -> Path:
     """`source` in `folder`, with the right SHA-256, from the first base that delivers it."""
     import pooch
     import requests
 
+    def bounded(url: str, file: str, pup: Any) -> None:
+        with _Bounded(file, source.bytes) as target:
+            pooch.HTTPDownloader(progressbar=progress, timeout=timeout)(url, target, pup)
+
     pooch.get_logger().setLevel("WARNING")  # its progress bar says enough
     failures = []
     for base in wanted.bases:
-        downloader = pooch.HTTPDownloader(progressbar=progress, timeout=timeout)
         try:
             path = pooch.retrieve(
-                base + source.name, f"sha256:{source.sha256}", source.name, folder, downloader=downloader
+                base + source.name, f"sha256:{source.sha256}", source.name, folder, downloader=bounded
             )
             return Path(path)
         except requests.HTTPError as error:
@@ -230,55 +354,49 @@ def _download(source: Source, wanted: Entry, folder: Path, progress: bool, timeo
             failures.append(f"{base} delivers other bytes than the registered SHA-256")
     raise DownloadFailed(
         f"{wanted.title} could not be downloaded ({'; '.join(failures)}): check the network and repeat "
-        f"`gmbook data {wanted.name}`, or set GMBOOK_DATA to a folder that holds {wanted.files[0]}"
+        f"`gmbook data {wanted.name}`, or set GMBOOK_DATA to a folder that holds {next(iter(wanted.files))}"
     )
 
 
-def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
-    """Copy exactly `members` out of a .tar.gz or .zip into `folder`.
+# Python 3.11.0 to 3.11.3 have no filter yet; the names are looked at everywhere, and the archive's SHA-256 was.
+_FILTER: dict[str, Any] = {"filter": "data"} if sys.version_info >= (3, 11, 4) else {}
 
-    Only contents are copied, never owners, modes or links; an archive with any entry that points outside, or
-    that is a link or a device, is refused as a whole, since an honest data set has none.
+
+def _unpack(archive: Path, members: dict[str, list[str]], folder: Path) -> None:
+    """Unpack a .tar.gz or .zip into the empty `folder`; an archive with any entry that points outside is refused.
 
     Raises:
-        DataCorrupt: an unsafe entry, a member that is missing, or an archive that cannot be read.
+        DataCorrupt: an unsafe entry, a member that is missing or another, or an archive that cannot be read.
     """
+    import pooch
+
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as opened:
-                _copy_members(archive.name, _zip_files(opened), members, folder)
+                _refuse_outside(archive.name, opened.namelist())
+                opened.extractall(folder)
         else:
             with tarfile.open(archive, "r:gz") as opened_tar:
-                _copy_members(archive.name, _tar_files(opened_tar), members, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+                _refuse_outside(archive.name, opened_tar.getnames())
+                opened_tar.extractall(folder, **_FILTER)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; gzip's own errors have no number
+            raise
+        if isinstance(error, getattr(tarfile, "FilterError", ())):
+            raise DataCorrupt(f"{archive.name} is not safe to unpack: {error}") from error
         raise DataCorrupt(f"{archive.name} cannot be unpacked ({error}): fetch it again") from error
+    lost = sorted(member for member in members if not (folder / member).is_file())
+    if lost:
+        raise DataCorrupt(f"{archive.name} lacks {', '.join(lost)}: fetch it again")
+    for member, digests in members.items():
+        kinds = {digest.split(":")[0] for digest in digests}
+        if not {f"{kind}:{pooch.file_hash(str(folder / member), alg=kind)}" for kind in kinds} & set(digests):
+            raise DataCorrupt(f"{archive.name} holds another {member} than the registered one: fetch it again")
 
 
-def _tar_files(archive: tarfile.TarFile) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    for item in archive:
-        yield item.name, item.isfile() or item.isdir(), archive.extractfile(item) if item.isfile() else None
-
-
-def _zip_files(archive: zipfile.ZipFile) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    for item in archive.infolist():
-        kind = stat.S_IFMT(item.external_attr >> 16)  # 0 where the archive was not made on Unix
-        plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-        yield item.filename, plain, archive.open(item) if plain and not item.is_dir() else None
-
-
-def _copy_members(
-    archive: str, files: Iterator[tuple[str, bool, IO[bytes] | None]], members: tuple[str, ...], folder: Path
-) -> None:
-    """Check every (name, is plain, contents) of an archive; copy the contents of those in `members`."""
-    left = set(members)
-    for name, plain, contents in files:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if not plain or path.is_absolute() or ".." in path.parts or ":" in name:
-            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} is a link or points outside")
-        if contents is not None and str(path) in left:
-            left.remove(str(path))
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            with contents, open(folder / path, "wb") as target:
-                shutil.copyfileobj(contents, target, 1 << 20)
-    if left:
-        raise DataCorrupt(f"{archive} lacks {', '.join(sorted(left))}: fetch it again")
+def _refuse_outside(archive: str, names: list[str]) -> None:
+    """Refuse names that are absolute, have a drive, or climb."""
+    for name in names:
+        path = PureWindowsPath(name)  # reads both kinds of slash, and drives
+        if path.anchor or ".." in path.parts:
+            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} points outside")

@@ -1,14 +1,13 @@
 """The real data of the book: 8×8 digits, MNIST, CIFAR-10, text8, its own prose.
 
 One function per set, `digits`, `mnist`, `cifar10`, `text8`, `prose`, each with a split "train", "valid" or "test".
-They read what is on the machine (the folder that GMBOOK_DATA names, then `data/cache/`), check it, and never
-download; `gmbook.data.download.fetch`, or the command `gmbook data NAME`, does.
+They read what is on the machine (the folder that GMBOOK_DATA names, then `data/cache/`), compare its digest with the
+registered one, and never download; `gmbook.data.download.fetch`, or the command `gmbook data NAME`, does.
 """
 
 from __future__ import annotations
 
 import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmbook.data.alphabet import NOT_A_SYMBOL, TO_TOKEN
-from gmbook.data.download import PACKAGE, DataCorrupt, DataMissing, entry, require
+from gmbook.data.alphabet import ALPHABET, NOT_A_SYMBOL, TO_TOKEN, decode
+from gmbook.data.download import PACKAGE, DataCorrupt, DataMissing, entry, sound
 
 T = TypeVar("T")
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TEXT8_LENGTH = 100_000_000
 TEXT8_BEGINNING = b" anarchism originated as a term of abuse"
 
 
@@ -61,14 +59,15 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A text in the 27-letter alphabet.
+    """A text as tokens, one per letter.
 
     Attributes:
-        tokens: (N,) uint8, contiguous, in 0..26; `chunks` and `TextBatches` serve them as int64.
+        tokens: (N,) integers, contiguous, in 0..V−1; `chunks` and `TextBatches` serve them as int64.
         split: "train", "valid" or "test".
         whole: how many characters the file has of which this is a split.
         is_prefix: the file is only the beginning of text8. Say so beside every bits-per-character figure.
         title: what the whole text is called.
+        alphabet: the V letters, in the order of their tokens: text8's 27, if nothing else is said.
     """
 
     tokens: Tensor
@@ -76,6 +75,7 @@ class TextSet:
     whole: int
     is_prefix: bool
     title: str = "text8"
+    alphabet: str = ALPHABET
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,6 +85,10 @@ class TextSet:
         """What to call the set in a figure: its title, or how much of it there is."""
         return f"{self.title} (its first {self.whole / 1e6:.1f} MB)" if self.is_prefix else self.title
 
+    def decode(self, tokens: Tensor) -> str:
+        """Tokens of this alphabet to letters: (L,) integers in 0..V−1 -> a string of L characters."""
+        return decode(tokens, alphabet=self.alphabet)
+
     def chunks(self, length: int) -> Tensor:
         """The text cut into windows that do not overlap: (⌊N / length⌋, length) int64; the rest is cut."""
         if not 1 <= length <= len(self):
@@ -93,7 +97,8 @@ class TextSet:
         return self.tokens[: count * length].view(count, length).long()
 
     def __repr__(self) -> str:
-        return f"{self.name}, {self.split}: {len(self):,} characters"
+        letters = "" if self.alphabet == ALPHABET else f" of {len(self.alphabet)} kinds"
+        return f"{self.name}, {self.split}: {len(self):,} characters{letters}"
 
 
 # ---------------------------------------------------------------------------------------------- the sets
@@ -109,7 +114,7 @@ def digits(split: str = "train") -> ImageSet:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]  # (N, 1, 8, 8)
     y = torch.from_numpy(bunch.target.astype(np.int64))
-    part = _part(split, train=slice(0, 1297), valid=slice(1297, 1497), test=slice(1497, 1797))
+    part = split_range(split, train=slice(0, 1297), valid=slice(1297, 1497), test=slice(1497, 1797))
     return ImageSet(x[part], y[part], entry("digits").title, split, DIGIT_CLASSES, levels=17)
 
 
@@ -118,14 +123,12 @@ def mnist(split: str = "train") -> ImageSet:
 
     Raises:
         DataMissing: the four official files are nowhere.
-        DataCorrupt: one of them is damaged.
+        DataCorrupt: one of them is damaged, or another set's.
     """
-    part = _part(split, train=slice(0, 55_000), valid=slice(55_000, 60_000), test=slice(0, 10_000))
-    folder = require("mnist") / "mnist"
+    part = split_range(split, train=slice(0, 55_000), valid=slice(55_000, 60_000), test=slice(0, 10_000))
     stem, count = ("t10k", 10_000) if split == "test" else ("train", 60_000)
-    x = _read_idx(folder / f"{stem}-images-idx3-ubyte.gz", (count, 28, 28))
-    y = _read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", (count,))
-    _check_labels(folder / f"{stem}-labels-idx1-ubyte.gz", y, "mnist")
+    x = _read_idx(f"mnist/{stem}-images-idx3-ubyte.gz", (count, 28, 28))
+    y = _read_idx(f"mnist/{stem}-labels-idx1-ubyte.gz", (count,))
     x, labels = x[part, None].copy(), y[part].astype(np.int64)  # (N, 1, 28, 28)
     return ImageSet(torch.from_numpy(x), torch.from_numpy(labels), entry("mnist").title, split, DIGIT_CLASSES)
 
@@ -137,17 +140,17 @@ def cifar10(split: str = "train") -> ImageSet:
 
     Raises:
         DataMissing: the six official files are nowhere.
-        DataCorrupt: one of them is damaged.
+        DataCorrupt: one of them is damaged, or another set's.
     """
-    batches, part = _part(
+    batches, part = split_range(
         split,
         train=(("1", "2", "3", "4", "5"), slice(0, 45_000)),
         valid=(("5",), slice(5_000, 10_000)),
         test=(("test",), slice(0, 10_000)),
     )
-    folder = require("cifar10") / "cifar-10-batches-bin"
     names = ["test_batch.bin" if b == "test" else f"data_batch_{b}.bin" for b in batches]
-    records = np.concatenate([_read_cifar(folder / name) for name in names])[part]  # (N, 3073)
+    files = [sound("cifar10", f"cifar-10-batches-bin/{name}") for name in names]
+    records = np.concatenate([np.fromfile(file, dtype=np.uint8) for file in files]).reshape(-1, 3073)[part]
     x = torch.from_numpy(records[:, 1:].copy()).view(-1, 3, 32, 32)
     y = torch.from_numpy(records[:, 0].astype(np.int64))
     return ImageSet(x, y, entry("cifar10").title, split, CIFAR10_CLASSES)
@@ -161,23 +164,23 @@ def text8(split: str = "train") -> TextSet:
 
     Raises:
         DataMissing: there is no text8/text8.
-        DataCorrupt: the file is not text8: another beginning, another symbol, or too long.
+        DataCorrupt: the file is not text8: another digest, another beginning, or another symbol.
     """
     start, stop = _text_part(split)
-    path = require("text8") / "text8" / "text8"
+    path = sound("text8", "text8/text8")
     raw = path.read_bytes()
     n = len(raw)
-    if not raw.startswith(TEXT8_BEGINNING) or not 1_000 <= n <= TEXT8_LENGTH:
-        raise _corrupt(path, "text8", f"it does not begin as text8 does, or its {n:,} bytes are too few or many")
+    if not raw.startswith(TEXT8_BEGINNING) or n < 1_000:
+        raise _not_text8(path, f"it does not begin as text8 does, or its {n:,} bytes are too few")
     tokens = np.frombuffer(raw.translate(TO_TOKEN), dtype=np.uint8)
     if tokens.max() == NOT_A_SYMBOL:
         place = int(tokens.argmax())
-        raise _corrupt(path, "text8", f"byte {place:,} is {raw[place : place + 1]!r}, not a-z or a space")
+        raise _not_text8(path, f"byte {place:,} is {raw[place : place + 1]!r}, not a-z or a space")
     return TextSet(
         torch.from_numpy(tokens[n * start // 100 : n * stop // 100].copy()),
         split,
         n,
-        is_prefix=n < TEXT8_LENGTH,
+        is_prefix=n < entry("text8").whole,
     )
 
 
@@ -232,7 +235,7 @@ def digits_or(name: str, split: str = "train") -> ImageSet:
 # ---------------------------------------------------------------------------------------------- reading files
 
 
-def _part(split: str, **parts: T) -> T:
+def split_range(split: str, **parts: T) -> T:
     """The part that a split names, or a ValueError that lists the names."""
     if split not in parts:
         raise ValueError(f"there is no split {split!r}; there are {', '.join(parts)}")
@@ -241,38 +244,14 @@ def _part(split: str, **parts: T) -> T:
 
 def _text_part(split: str) -> tuple[int, int]:
     """Where a split of a text begins and ends, per cent."""
-    return _part(split, train=(0, 90), valid=(90, 95), test=(95, 100))
+    return split_range(split, train=(0, 90), valid=(90, 95), test=(95, 100))
 
 
-def _corrupt(path: Path, name: str, why: str) -> DataCorrupt:
-    return DataCorrupt(f"{path} is damaged ({why}): delete it and run `gmbook data {name}`")
+def _not_text8(path: Path, why: str) -> DataCorrupt:
+    return DataCorrupt(f"{path} is damaged ({why}): delete it and run `gmbook data text8`")
 
 
-def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A gzipped idx file of bytes of this shape: magic 0, 0, 8, rank; big-endian sizes; the bytes."""
-    try:
-        with gzip.open(path) as file:
-            raw = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise _corrupt(path, "mnist", str(error)) from error
-    header = np.array([0x0800 + len(shape), *shape], dtype=">u4").tobytes()
-    if not raw.startswith(header):
-        raise _corrupt(path, "mnist", f"its header does not announce {shape} bytes")
-    if len(raw) != len(header) + np.prod(shape):
-        raise _corrupt(path, "mnist", f"it holds {len(raw) - len(header):,} bytes, not {np.prod(shape):,}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=len(header)).reshape(shape)
-
-
-def _read_cifar(path: Path) -> np.ndarray:
-    """A batch of the binary version: (10000, 3073) uint8, label first."""
-    raw = np.fromfile(path, dtype=np.uint8)
-    if raw.size != 10_000 * 3073:
-        raise _corrupt(path, "cifar10", f"it holds {raw.size:,} bytes, not {10_000 * 3073:,}")
-    records = raw.reshape(10_000, 3073)
-    _check_labels(path, records[:, 0], "cifar10")
-    return records
-
-
-def _check_labels(path: Path, labels: np.ndarray, name: str) -> None:
-    if labels.max() > 9:
-        raise _corrupt(path, name, f"it holds the label {labels.max()}, and there are ten")
+def _read_idx(file: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One of MNIST's gzipped idx files: magic 0, 0, 8, rank; big-endian sizes; bytes of this shape."""
+    raw = gzip.decompress(sound("mnist", file).read_bytes())
+    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(shape)

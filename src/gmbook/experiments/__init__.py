@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Iterator
-from importlib import import_module
-
-from gmbook import registry
 from gmbook.core.model import Model
-from gmbook.experiments import base, results
+from gmbook.experiments import results
 from gmbook.experiments.base import Experiment
+from gmbook.experiments.registry import EXPERIMENTS, find
 from gmbook.experiments.results import Record
 
-
-def discovered() -> Iterator[Experiment]:
-    """The EXPERIMENTS of every module of this package that has them: papers in the book's order, then what is no
-    paper's."""
-    files = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    papers = [key for key in registry.read().order if key in files]
-    for name in dict.fromkeys([*papers, *files]):
-        yield from vars(import_module(f"{__name__}.{name}")).get("EXPERIMENTS", ())
-
-
-EXPERIMENTS: tuple[Experiment, ...] = tuple(discovered())
-
-
-def find(paper: str, dataset: str, budget: str) -> Experiment:
-    """The experiment of that name; `base.Unknown`, with the nearest names, if there is none."""
-    return base.find(EXPERIMENTS, paper, dataset, budget)
+__all__ = ["EXPERIMENTS", "Experiment", "Record", "find", "load_pretrained", "record"]
 
 
 def record(paper: str, dataset: str, budget: str) -> Record:

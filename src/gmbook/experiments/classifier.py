@@ -1,4 +1,4 @@
-"""The judge of the digits experiments: a classifier of MNIST, trained once and kept in data/pretrained/."""
+"""The classifier of MNIST in whose features digits are compared, trained once and kept in data/pretrained/."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor
 from gmbook import data
 from gmbook.data.batches import Batches
 from gmbook.experiments import results
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Experiment
 from gmbook.metrics.classifier import Classifier
+from gmbook.metrics.metric import Metric, Protocol, of_set
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 
 def batches(seed: int, size: int) -> Batches:
@@ -25,11 +28,12 @@ def batches(seed: int, size: int) -> Batches:
     return Batches(images.x, images.y, size=size, seed=seed, device=device(), transform=data.scale, augment=shift)
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """The share of the n first test images that are classified right."""
     images = data.mnist("test")
     right = model.classify(data.scale(images.x[:n])).cpu() == images.y[:n]
-    return {"test accuracy": right.double().mean().item(), "test images": len(right)}
+    how = Protocol(data=of_set(images), examples=len(right))
+    return [Metric("test_accuracy", right.double().mean().item(), protocol=how)]
 
 
 EXPERIMENTS = (
@@ -39,11 +43,15 @@ EXPERIMENTS = (
         "laptop",
         model=Classifier,
         batches=batches,
-        steps=3000,  # seven epochs: from there the test accuracy stays above 99 %
-        size=128,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine"},
-        ema=0.99,
-        reference="not a paper's model: the book's own judge of digits",
+        recipe=Recipe(
+            steps=3000,  # seven epochs: from there the test accuracy stays above 99 %
+            batch_size=128,
+            lr=1e-3,
+            warmup=100,
+            decay="cosine",
+            ema_decay=0.99,
+        ),
+        reference="not a paper's model: the book's own classifier of digits",
         sample=None,
         evaluate=evaluate,
     ),

@@ -9,7 +9,6 @@ guidance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,36 +16,24 @@ from torch import Tensor
 
 from gmbook import data, metrics
 from gmbook.core.model import Model
-from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
 from gmbook.experiments.toys import GAUSSIANS, net, points
+from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Ho et al. 2020, CIFAR-10: UNet 35.7 M, T = 1000, Adam 2e-4, warm-up 5,000, batch 128, clip 1, EMA 0.9999, "
     "dropout 0.1, 800,000 steps"
 )
-CLASSES = 10
-
-
-def image_batches(
-    images: data.ImageSet,
-    seed: int,
-    size: int,
-    flip: bool = False,
-    transform: Callable[[Tensor, int], Tensor] = data.scale,
-) -> Iterable[tuple[Tensor, ...]]:
-    """Endless (x, y): x (B, C, H, W) in [−1, 1], y (B,). `flip` mirrors half of the images; `transform` maps (pixels,
-    levels) to what the model sees."""
-    seen = lambda x: transform(x, images.levels)  # noqa: E731
-    return Batches(
-        images.x, images.y, size=size, seed=seed, device=device(), transform=seen, augment=mirror if flip else None
-    )
+SAMPLING = "DDIM, 50 steps, eta 0, guidance s = 1.5, no selection"
 
 
 def guided(model: Any, scale: float) -> DDPM:
@@ -60,32 +47,25 @@ def sample(model: Model, labels: Tensor, scale: float = 1.5, steps: int = 50) ->
     return torch.cat(chunks).clamp(-1, 1).cpu()
 
 
-def balanced(n: int) -> Tensor:
-    """n labels in order, as many of each class as of any other, up to one."""
-    return (torch.arange(n) * CLASSES).div(n, rounding_mode="floor")
-
-
-def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> dict[str, Any]:
-    """How samples are drawn, and the variational bound of n test images given their labels, at one draw of each x_i."""
+def bound(model: DDPM, test: data.ImageSet, n: int = 64) -> Metric:
+    """The variational bound of n test images given their labels, at one draw of each x_i."""
     nats = model.nelbo(data.scale(test.x[:n]).to(device()), test.y[:n].to(device()))
     bits = metrics.bits_per_dim(nats, math.prod(model.shape))
-    return {
-        "sampling": "DDIM, 50 steps, eta 0, guidance s = 1.5, no selection",
-        f"bits/dim, bound given the label, {n} test images": bits.mean().item(),
-        "its standard error": (bits.std() / len(bits) ** 0.5).item(),
-    }
+    how = Protocol(data=of_set(test), examples=len(bits), draws=1, seed=seed(), setting="given the label")
+    return mean("bits_per_dim_bound", bits, unit="bits/dim", protocol=how)
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """n guided samples before the classifier, and the variational bound of test digits."""
     labels = balanced(n)
-    report = judge_digits(sample(model, labels), labels, classifier.recorded())
-    return report | bound(model, data.mnist("test"))
+    found = measure_digits(sample(model, labels), labels, classifier.recorded(), SAMPLING)
+    return [*found, bound(model, data.mnist("test"))]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n guided samples before EfficientNet-Lite0, and the variational bound of test images."""
-    return judge_colours(sample(model, balanced(n))) | bound(model, data.cifar10("test"), min(n, 64))
+    found = measure_colours(sample(model, balanced(n)), where=device(), sampler=SAMPLING)
+    return [*found, bound(model, data.cifar10("test"), min(n, 64))]
 
 
 def digits_model() -> DDPM:
@@ -107,18 +87,6 @@ def mnist_gpu_model() -> DDPM:
     return DDPM(net, (1, 28, 28), clip=1.0, levels=256)
 
 
-def cifar10_net() -> UNet:
-    """32×32 in colour seen as 16×16 patches: MNIST's small network with three channels, 0.79 M weights. A try-out."""
-    return UNet(3, width=32, multipliers=(1, 2), classes=CLASSES, drop=0.1, patch=2)
-
-
-def cifar10_gpu_net() -> UNet:
-    """32×32: the paper's width 128, multipliers 1, 2, 2, 2, two blocks, attention at 16×16 and dropout 0.1, and labels:
-    38 M weights."""
-    multipliers = (1, 2, 2, 2)
-    return UNet(3, width=128, multipliers=multipliers, blocks=2, attention=(1,), classes=CLASSES, drop=0.1, dropout=0.1)
-
-
 def live(images: data.ImageSet) -> DDPM:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
     net = UNet(images.shape[0], width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, images.shape[1] // 14))
@@ -133,10 +101,15 @@ EXPERIMENTS = (
         "laptop",
         model=digits_model,
         batches=lambda seed, size: image_batches(data.digits("train"), seed, size),
-        steps=3000,  # 190 epochs of so small a set; beyond it the validation loss rises
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.999,  # averages the last thousand steps, a third of the run
+        recipe=Recipe(
+            steps=3000,  # 190 epochs of so small a set; beyond it the validation loss rises
+            batch_size=64,
+            lr=1e-3,
+            warmup=100,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.999,  # averages the last thousand steps, a third of the run
+        ),
         reference=REFERENCE,
         sample=sample,
     ),
@@ -146,10 +119,7 @@ EXPERIMENTS = (
         "gpu",
         model=digits_model,
         batches=lambda seed, size: image_batches(data.digits("train"), seed, size),
-        steps=10_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.999,
+        recipe=Recipe(steps=10_000, batch_size=64, lr=1e-3, warmup=100, decay="cosine", clip=1.0, ema_decay=0.999),
         reference=REFERENCE,
         sample=sample,
     ),
@@ -159,10 +129,15 @@ EXPERIMENTS = (
         "laptop",
         model=mnist_model,
         batches=lambda seed, size: image_batches(data.mnist("train"), seed, size),
-        steps=6000,  # seven epochs, about half an hour on two cores
-        size=64,  # half the paper's: at seven epochs, more steps are worth more than larger ones
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},  # five times the paper's rate: a small net
-        ema=0.998,
+        recipe=Recipe(
+            steps=6000,  # seven epochs, about half an hour on two cores
+            batch_size=64,  # half the paper's: at seven epochs, more steps are worth more than larger ones
+            lr=1e-3,  # five times the paper's rate: a small net
+            warmup=200,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.998,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -173,10 +148,7 @@ EXPERIMENTS = (
         "gpu",
         model=mnist_gpu_model,
         batches=lambda seed, size: image_batches(data.mnist("train"), seed, size),
-        steps=100_000,
-        size=128,
-        options={"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True},
-        ema=0.9999,
+        recipe=Recipe(steps=100_000, batch_size=128, lr=2e-4, warmup=5000, clip=1.0, bf16=True, ema_decay=0.9999),
         compile=True,
         channels_last=True,
         reference=REFERENCE,
@@ -189,10 +161,15 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: DDPM(cifar10_net(), (3, 32, 32), clip=1.0, levels=256),
         batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
-        steps=18_000,  # flow matching's run, so that the two compare: 23 epochs
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},
-        ema=0.998,
+        recipe=Recipe(
+            steps=18_000,  # flow matching's run, so that the two compare: 23 epochs
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=1.0,
+            ema_decay=0.998,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_cifar10,
@@ -203,10 +180,15 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: DDPM(cifar10_gpu_net(), (3, 32, 32), clip=1.0, levels=256),
         batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
-        steps=400_000,  # half of the paper's, as flow matching's run: hours of one GPU instead of a day
-        size=128,
-        options={"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True},
-        ema=0.9999,
+        recipe=Recipe(
+            steps=400_000,  # half of the paper's, as flow matching's run: hours of one GPU instead of a day
+            batch_size=128,
+            lr=2e-4,
+            warmup=5000,
+            clip=1.0,
+            bf16=True,
+            ema_decay=0.9999,
+        ),
         compile=True,
         channels_last=True,
         reference=REFERENCE,

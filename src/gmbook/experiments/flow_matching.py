@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,31 +21,23 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.ddpm import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_net, cifar10_net, image_batches, pixels
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Lipman et al. 2023, CIFAR-10: ADM UNet of width 256, OT path, Adam 5e-4, warm-up 45,000, polynomial decay, "
     "batch 256, 391,000 steps, dopri5 at 1e-5"
 )
 SAMPLING = "Heun, 25 steps, 50 network calls, guidance s = 1.5, no selection"
-
-
-def centred(x: Tensor, levels: int = 256) -> Tensor:
-    """2(x + u)/levels − 1 with u uniform: uint8 in 0..levels-1 -> (−1, 1), any shape. Bits per dimension: offset
-    log₂ levels − 1, 7 for 256."""
-    return 2 * data.dequantise(x, levels) - 1
-
-
-def pixels(x: Tensor, levels: int = 256) -> Tensor:
-    """The grey level that x was dequantised from, in [−1, 1] again: any shape."""
-    return data.scale(data.quantise((x + 1) / 2, levels), levels)
 
 
 def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 25, levels: int = 256) -> Tensor:
@@ -69,35 +62,36 @@ def calls(model: FlowMatching, labels: Tensor) -> int:
     return count
 
 
-def bits(model: FlowMatching, test: data.ImageSet, gaussian: PixelGaussian, n: int = 64) -> dict[str, Any]:
+def bits(model: FlowMatching, test: data.ImageSet, gaussian: PixelGaussian, n: int = 64) -> list[Metric]:
     """Bits per dimension of n test images given their labels, one Hutchinson probe and one dequantisation each, beside
-    those of the Gaussian of the training pixels, which is the baseline in the model's own space."""
+    those of the Gaussian of the training pixels, which is the baseline in the model's own space; and the network calls
+    of an adaptive solve."""
     x, y = centred(test.x[:n], test.levels).to(device()), test.y[:n].to(device())
     probe = torch.randint_like(x, 2) * 2 - 1
     nats = -model.log_prob(x, y, probe)
     values = metrics.bits_per_dim(nats, math.prod(model.shape), math.log2(test.levels) - 1)
-    return {
-        f"bits/dim given the label, {n} test images, one probe": values.mean().item(),
-        "its standard error": (values.std() / n**0.5).item(),
-        "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test.x[:n]).mean().item(),
-        "network calls of dopri5 at 1e-5": calls(model, y),
-    }
+    beside = {"pixel_gaussian": gaussian.bits(test.x[:n]).mean().item()}
+    setting = "given the label, one Hutchinson probe, dopri5 at 1e-5"
+    how = Protocol(data=of_set(test), examples=len(x), draws=1, seed=seed(), setting=setting)
+    solve = Protocol(len(x), seed=seed(), sampler="dopri5 at 1e-5, no guidance")
+    return [
+        mean("bits_per_dim", values, baselines=beside, unit="bits/dim", protocol=how),
+        Metric("network_calls", calls(model, y), protocol=solve),
+    ]
 
 
-def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
+def evaluate_mnist(model: Any, n: int) -> list[Metric]:
     """n guided samples before the classifier, bits per dimension, and the calls of an adaptive solve."""
     labels = balanced(n)
-    report = judge_digits(sample(model, labels), labels, classifier.recorded())
-    report["sampling"] = SAMPLING
-    return report | bits(model, data.mnist("test"), PixelGaussian(data.mnist("train").x), min(n, 64))
+    found = measure_digits(sample(model, labels), labels, classifier.recorded(), SAMPLING)
+    return [*found, *bits(model, data.mnist("test"), PixelGaussian(data.mnist("train").x), min(n, 64))]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n guided samples before EfficientNet-Lite0, bits per dimension, and the calls of an adaptive solve."""
     gaussian = PixelGaussian(data.cifar10("train").x)
-    report = judge_colours(sample(model, balanced(n)), gaussian)
-    report["sampling"] = SAMPLING
-    return report | bits(model, data.cifar10("test"), gaussian, min(n, 64))
+    found = measure_colours(sample(model, balanced(n)), gaussian, where=device(), sampler=SAMPLING)
+    return [*found, *bits(model, data.cifar10("test"), gaussian, min(n, 64))]
 
 
 # ------------------------------------------------------------------------------------------------------ models
@@ -137,8 +131,8 @@ def live(images: data.ImageSet) -> FlowMatching:
 
 # ------------------------------------------------------------------------------------------------- experiments
 
-LAPTOP = {"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0}  # DDPM's own, so that the two compare
-GPU = {"lr": 2e-4, "warmup": 5000, "clip": 1.0, "bf16": True}
+laptop = partial(Recipe, batch_size=64, lr=1e-3, warmup=200, decay="cosine", clip=1.0)  # DDPM's: the two compare
+gpu = partial(Recipe, batch_size=128, lr=2e-4, warmup=5000, clip=1.0, bf16=True, ema_decay=0.9999)
 
 
 def experiment(
@@ -146,10 +140,7 @@ def experiment(
     budget: str,
     model: Callable[[], Model],
     images: Callable[[str], data.ImageSet],
-    steps: int,
-    size: int,
-    options: dict[str, Any],
-    ema: float,
+    recipe: Recipe,
     levels: int = 256,
     flip: bool = False,
     **rest: Any,
@@ -161,10 +152,7 @@ def experiment(
         budget,
         model=model,
         batches=lambda seed, size: image_batches(images("train"), seed, size, flip, centred),
-        steps=steps,
-        size=size,
-        options=options,
-        ema=ema,
+        recipe=recipe,
         reference=REFERENCE,
         sample=lambda m, y: sample(m, y, levels=levels),
         **rest,
@@ -173,24 +161,26 @@ def experiment(
 
 EXPERIMENTS = (
     points("flow_matching", GAUSSIANS, lambda: FlowMatching(net(), (2,)), 8000),
-    experiment("digits", "laptop", digits_model, data.digits, 3000, 64, LAPTOP, 0.999, levels=17),
-    experiment("digits", "gpu", digits_model, data.digits, 10_000, 64, LAPTOP, 0.999, levels=17),
-    experiment("mnist", "laptop", mnist_model, data.mnist, 6000, 64, LAPTOP, 0.998, evaluate=evaluate_mnist),
+    experiment("digits", "laptop", digits_model, data.digits, laptop(steps=3000, ema_decay=0.999), levels=17),
+    experiment("digits", "gpu", digits_model, data.digits, laptop(steps=10_000, ema_decay=0.999), levels=17),
     experiment(
-        *("mnist", "gpu", mnist_gpu_model, data.mnist, 100_000, 128, GPU, 0.9999),
+        "mnist", "laptop", mnist_model, data.mnist, laptop(steps=6000, ema_decay=0.998), evaluate=evaluate_mnist
+    ),
+    experiment(
+        *("mnist", "gpu", mnist_gpu_model, data.mnist, gpu(steps=100_000)),
         evaluate=evaluate_mnist,
         compile=True,
         channels_last=True,
     ),
     experiment(
         # 23 epochs: 79 minutes of one core; of two, 47 by the dry run
-        *("cifar10", "laptop", cifar10_model, data.cifar10, 18_000, 64, LAPTOP, 0.998),
+        *("cifar10", "laptop", cifar10_model, data.cifar10, laptop(steps=18_000, ema_decay=0.998)),
         evaluate=evaluate_cifar10,
         flip=True,
         channels_last=True,  # 8 % faster on a CPU too
     ),
     experiment(
-        *("cifar10", "gpu", cifar10_gpu_model, data.cifar10, 400_000, 128, GPU, 0.9999),
+        *("cifar10", "gpu", cifar10_gpu_model, data.cifar10, gpu(steps=400_000)),
         evaluate=evaluate_cifar10,
         flip=True,
         compile=True,

@@ -19,12 +19,15 @@ from gmbook import data
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import GAUSSIANS, points
+from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import GAN, r1
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Goodfellow et al. 2014, MNIST: G 100-1200-1200-784, D two maxout layers of 240 units in five pieces with dropout, "
@@ -35,7 +38,7 @@ COLOURS = (
     "deconvolutional G"
 )
 LATENT = 64
-PLAYERS = {"lr": 2e-4, "betas": (0.5, 0.99)}  # less momentum: players that turn about each other overshoot with it
+BETAS = (0.5, 0.99)  # less momentum: players that turn about each other overshoot with it
 
 
 def model(shape: tuple[int, int, int], width: int, gamma: float = 1.0) -> GAN:
@@ -57,15 +60,15 @@ def sample(model: Model, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """n samples before the classifier: distance, precision and recall, and how many of each class."""
-    return judge_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
+    return measure_digits(sample(model, torch.zeros(n)), None, classifier.recorded())
 
 
 @torch.no_grad()
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """n samples before EfficientNet-Lite0: distance, precision and recall."""
-    return judge_colours(sample(model, torch.zeros(n)))
+    return measure_colours(sample(model, torch.zeros(n)), where=device())
 
 
 def live(images: data.ImageSet) -> GAN:
@@ -81,10 +84,13 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 24),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options=PLAYERS | {"lr": 1e-3},  # so small a set has few pixels to get wrong: a larger rate is stable
-        ema=0.998,
+        recipe=Recipe(
+            steps=steps,
+            batch_size=64,
+            lr=1e-3,  # so small a set has few pixels to get wrong: a larger rate is stable
+            betas=BETAS,
+            ema_decay=0.998,
+        ),
         reference=REFERENCE,
         sample=sample,
     )
@@ -96,7 +102,7 @@ EXPERIMENTS = (
         GAUSSIANS,
         lambda: GAN(MLP(8, 2), MLP(2, 1), (2,), 8, penalty=r1(0.1)),
         4000,
-        betas=PLAYERS["betas"],
+        betas=BETAS,
         lr=1e-3,
     ),
     _digits("laptop", 4000),
@@ -107,10 +113,13 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 16),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=5000,  # five epochs; 0.16 s a step on one idle core, a quarter of an hour
-        size=64,
-        options=PLAYERS | {"lr": 5e-4},
-        ema=0.998,  # the average stands where the two players circle about
+        recipe=Recipe(
+            steps=5000,  # five epochs; 0.16 s a step on one idle core, a quarter of an hour
+            batch_size=64,
+            lr=5e-4,
+            betas=BETAS,
+            ema_decay=0.998,  # the average stands where the two players circle about
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -121,12 +130,9 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 64),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=100_000,
-        size=128,
-        options=PLAYERS | {"bf16": True},
+        recipe=Recipe(steps=100_000, batch_size=128, lr=2e-4, betas=BETAS, bf16=True, ema_decay=0.9995),
         compile=True,
         channels_last=True,
-        ema=0.9995,
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -137,10 +143,13 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((3, 32, 32), 24),  # 0.76 M weights, both players: what two megabytes nearly fill
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=3000,  # four epochs; a step costs some three times MNIST's
-        size=64,
-        options=PLAYERS | {"lr": 5e-4},  # MNIST's: at so few steps a larger rate is worth its noise
-        ema=0.998,
+        recipe=Recipe(
+            steps=3000,  # four epochs; a step costs some three times MNIST's
+            batch_size=64,
+            lr=5e-4,  # MNIST's: at so few steps a larger rate is worth its noise
+            betas=BETAS,
+            ema_decay=0.998,
+        ),
         reference=COLOURS,
         sample=sample,
         evaluate=evaluate_cifar10,
@@ -151,12 +160,16 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((3, 32, 32), 64),  # 4 M weights: wide enough for textures, and still a plain DCGAN
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=200_000,  # 512 epochs: the players go on learning from each other long after MNIST's would have settled
-        size=128,
-        options=PLAYERS | {"bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # 512 epochs: the players go on learning from each other long after MNIST's have settled
+            batch_size=128,
+            lr=2e-4,
+            betas=BETAS,
+            bf16=True,
+            ema_decay=0.9995,
+        ),
         compile=True,
         channels_last=True,
-        ema=0.9995,
         reference=COLOURS,
         sample=sample,
         evaluate=evaluate_cifar10,

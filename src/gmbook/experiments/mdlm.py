@@ -15,6 +15,7 @@ Their losses are per letter, one a bound and one exact, on the same windows, eac
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,12 +26,15 @@ from gmbook import data, metrics, plots
 from gmbook.core.autoregressive import Autoregressive
 from gmbook.core.model import Model
 from gmbook.data.batches import TextBatches
-from gmbook.experiments.base import Experiment, device
+from gmbook.experiments.base import Evaluate, Experiment
 from gmbook.experiments.toys import VOCAB, token_net, tokens
 from gmbook.laws.letters import LetterChain
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.transformer import Transformer
 from gmbook.papers.mdlm import MDLM
-from gmbook.train.optimizers import muon
+from gmbook.train.device import device
+from gmbook.train.optimizers import MuonAndAdam
+from gmbook.train.recipe import Recipe
 
 REFERENCE = {
     "mdlm": "Sahoo et al. 2024, LM1B and OpenWebText: 12 layers, width 768 (110 M), AdamW 3e-4, warm-up 2,500, "
@@ -41,22 +45,25 @@ REFERENCE = {
 Nats = Callable[[Any, Tensor], Tensor]  # a model and x (B, L) -> (B,)
 LETTERS = len(data.ALPHABET)
 DRAWS = 32  # network calls of the bound's estimate; its error is then that of the windows
+GRAMS = ("letter_frequencies", "two_grams", "three_grams", "four_grams", "five_grams")  # by the letters before
 ROWS = 12  # lines of a sheet of samples
 
 
-def network(width: int, depth: int, heads: int, causal: bool, **options: Any) -> Transformer:
-    """27 letters and one more symbol in, which is the mask or the start; 27 letters out. No time."""
-    return Transformer(LETTERS + 1, width, depth, heads, causal=causal, out=LETTERS, **options)
+def network(width: int, depth: int, heads: int, causal: bool, vocab: int = LETTERS, **options: Any) -> Transformer:
+    """V letters and one more symbol in, which is the mask or the start; V letters out. No time."""
+    return Transformer(vocab + 1, width, depth, heads, causal=causal, out=vocab, **options)
 
 
-def mdlm(width: int, depth: int, heads: int, length: int, **options: Any) -> MDLM:
-    """Masked diffusion on windows of `length` letters; the options are the network's."""
-    return MDLM(network(width, depth, heads, False, **options), (length,), LETTERS)
+def mdlm(width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any) -> MDLM:
+    """Masked diffusion on windows of `length` letters of `vocab` kinds; the options are the network's."""
+    return MDLM(network(width, depth, heads, False, vocab, **options), (length,), vocab)
 
 
-def autoregressive(width: int, depth: int, heads: int, length: int, **options: Any) -> Autoregressive:
+def autoregressive(
+    width: int, depth: int, heads: int, length: int, vocab: int = LETTERS, **options: Any
+) -> Autoregressive:
     """The same network, causal."""
-    return Autoregressive(network(width, depth, heads, True, **options), (length,), LETTERS)
+    return Autoregressive(network(width, depth, heads, True, vocab, **options), (length,), vocab)
 
 
 def live() -> tuple[MDLM, Autoregressive]:
@@ -100,46 +107,50 @@ def counted(text: data.TextSet, windows: Tensor) -> dict[str, float]:
     """Bits per letter of windows (n, L) under letters that are counted in the text: alone, and after four others.
 
     The 5-grams are smoothed towards 4-grams, these towards 3-grams, and so on. A model of more than neighbours must
-    beat them.
+    beat them. A large alphabet leaves room for shorter grams only: a table of n-grams has V^n numbers.
     """
-    laws = {"letter frequencies": LetterChain.fit(text.tokens, 0), "5-grams": LetterChain.fit(text.tokens, 4)}
+    vocab = len(text.alphabet)
+    order = next(k for k in (4, 3, 2, 1, 0) if vocab ** (k + 1) <= 2e7)
+    fitted = {GRAMS[order]: order} if order else {}
+    laws = {name: LetterChain.fit(text.tokens, k, vocab) for name, k in ({"letter_frequencies": 0} | fitted).items()}
     length = windows.shape[1]
     return {name: metrics.bits_per_char(-law.log_prob(windows), length).mean().item() for name, law in laws.items()}
 
 
 def words_known(tokens: Tensor, text: data.TextSet) -> float:
     """The share of words in lines (n, L) that occur in the text, without the first and last of each line."""
-    known = set(data.decode(text.tokens).split())
-    words = [word for line in tokens for word in data.decode(line).split()[1:-1]]
+    known = set(text.decode(text.tokens).split())
+    words = [word for line in tokens for word in text.decode(line).split()[1:-1]]
     return sum(word in known for word in words) / max(len(words), 1)
 
 
-def evaluate(text: Callable[[str], data.TextSet], nats: Nats, what: str) -> Callable[[Any, int], dict[str, Any]]:
+def evaluate(text: Callable[[str], data.TextSet], nats: Nats, key: str, draws: int | None) -> Evaluate:
     """An experiment's `evaluate`: bits per letter of the first n windows of the test part, and the words of n samples.
 
     Args:
         text: the data set, by its split.
         nats: `bound` or `exact`.
-        what: how the number is to be called.
+        key: the metric that it gives.
+        draws: of the noise, for each window.
     """
 
-    def report(model: Any, n: int) -> dict[str, Any]:
+    def report(model: Any, n: int) -> list[Metric]:
         torch.manual_seed(0)
         test, train = text("test"), text("train")
         length = model.shape[0]
         windows = test.chunks(length)[:n]
         found = bits(nats, model, windows)
         drawn = sample(model, torch.zeros(min(n, 100)))
-        return {
-            "text": f"{test.name}, split 90/5/5 in order",
-            f"bits per letter, {what}": found.mean().item(),
-            "its standard error": (found.std() / len(found) ** 0.5).item(),
-            **{f"baseline, {name}: bits per letter": value for name, value in counted(train, windows).items()},
-            "protocol": f"the first {len(windows)} test windows of {length} letters, each without what came before it",
-            "share of sampled words that the training text has": words_known(drawn, train),
-            "the same for test windows": words_known(windows[: len(drawn)], train),
-            "samples": [data.decode(line) for line in drawn[:3]],
-        }
+        setting = f"windows of {length} letters, each without what came before it; split 90/5/5 in order"
+        how = Protocol(data=of_set(test), examples=len(windows), draws=draws, seed=seed(), setting=setting)
+        words = Metric(
+            "known_words",
+            words_known(drawn, train),
+            floor=words_known(windows[: len(drawn)], train),
+            protocol=Protocol(len(drawn), of_set(test), len(windows[: len(drawn)]), seed=seed()),
+            lines=tuple(test.decode(line) for line in drawn[:3]),
+        )
+        return [mean(key, found, baselines=counted(train, windows), unit="bits per letter", protocol=how), words]
 
     return report
 
@@ -149,18 +160,22 @@ def pair(
     budget: str,
     text: Callable[[str], data.TextSet],
     net: tuple[int, int, int, int],
-    steps: int,
+    recipe: Recipe,
     more: dict[str, Any] | None = None,
     **run: Any,
 ) -> tuple[Experiment, Experiment]:
     """The diffusion and its baseline on one text: width, depth, heads and window, and how both are trained.
 
-    `more` holds further options of the network. `steps` are the diffusion's; the baseline takes half of them.
+    `more` holds further options of the network. The recipe is the diffusion's; the baseline takes half of its steps.
     """
     length = net[3]
     made = {
-        "mdlm": (mdlm, steps, evaluate(text, bound, f"bound ({DRAWS} draws of the mask count for each window)")),
-        "autoregressive": (autoregressive, steps // 2, evaluate(text, exact, "exact")),
+        "mdlm": (mdlm, recipe, evaluate(text, bound, "bits_per_letter_bound", DRAWS)),
+        "autoregressive": (
+            autoregressive,
+            replace(recipe, steps=recipe.steps // 2),
+            evaluate(text, exact, "bits_per_letter", None),
+        ),
     }
     diffusion, baseline = (
         Experiment(
@@ -169,14 +184,14 @@ def pair(
             budget,
             model=partial(model, *net, **(more or {})),
             batches=lambda seed, size: batches(text("train"), length, seed, size),
-            steps=taken,
+            recipe=taken,
             reference=REFERENCE[paper],
             sample=sample,
-            evaluate=judge,
+            evaluate=measure,
             sheet=sheet,
             **run,
         )
-        for paper, (model, taken, judge) in made.items()
+        for paper, (model, taken, measure) in made.items()
     )
     return diffusion, baseline
 
@@ -193,10 +208,7 @@ EXPERIMENTS = (
         "laptop",
         data.prose,
         (64, 2, 2, 64),
-        steps=3000,
-        size=32,
-        options={"lr": 3e-3, "warmup": 100, "decay": "cosine", "clip": 1.0},
-        ema=0.99,
+        recipe=Recipe(steps=3000, batch_size=32, lr=3e-3, warmup=100, decay="cosine", clip=1.0, ema_decay=0.99),
     ),
     *pair(
         "prose",
@@ -204,10 +216,7 @@ EXPERIMENTS = (
         data.prose,
         (128, 4, 4, 128),
         more={"dropout": 0.2},  # the text is short
-        steps=5000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 1.0},
-        ema=0.995,
+        recipe=Recipe(steps=5000, batch_size=64, lr=1e-3, warmup=200, decay="cosine", clip=1.0, ema_decay=0.995),
     ),
     *pair(
         "text8",
@@ -215,16 +224,16 @@ EXPERIMENTS = (
         data.text8,
         (128, 4, 4, 128),  # 0.8 M weights: what two megabytes of half precision hold
         more={"local": 7},  # in trials of 600 steps of the diffusion: 3.05 bits per letter instead of 3.35, with Adam
-        steps=10_000,  # 41 M letters, six passes over the text: 60 minutes of one core
-        size=32,
-        options={
-            "lr": 2e-2,
-            "optimizer": muon(),  # and 2.87 instead of 3.05; Adam's rate for the rest is 2e-3
-            "warmup": 300,
-            "decay": "cosine",
-            "clip": 1.0,  # the weight 1/t has no bound
-        },
-        ema=0.998,
+        recipe=Recipe(
+            steps=10_000,  # 41 M letters, six passes over the text: 60 minutes of one core
+            batch_size=32,
+            lr=2e-2,
+            optimizer=MuonAndAdam(),  # and 2.87 instead of 3.05; Adam's rate for the rest is 2e-3
+            warmup=300,
+            decay="cosine",
+            clip=1.0,  # the weight 1/t has no bound
+            ema_decay=0.998,
+        ),
     ),
     *pair(
         "text8",
@@ -232,10 +241,17 @@ EXPERIMENTS = (
         data.text8,
         (384, 6, 6, 256),  # 10.7 M weights, a tenth of the paper's
         more={"dropout": 0.05},
-        steps=20_000,
-        size=256,
-        options={"lr": 5e-4, "warmup": 1000, "decay": "cosine", "clip": 1.0, "weight_decay": 0.03, "bf16": True},
-        ema=0.999,
+        recipe=Recipe(
+            steps=20_000,
+            batch_size=256,
+            lr=5e-4,
+            warmup=1000,
+            decay="cosine",
+            clip=1.0,
+            weight_decay=0.03,
+            bf16=True,
+            ema_decay=0.999,
+        ),
         compile=True,
     ),
 )

@@ -20,14 +20,17 @@ from gmbook.core.flows.pixels import Logit
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
 from gmbook.experiments.toys import GAUSSIANS, in_nats, points
 from gmbook.laws import plane
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.mlp import MLP
 from gmbook.networks.resnet import ResNet
 from gmbook.papers.realnvp import RealNVP
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = (
     "Dinh et al. 2017, CIFAR-10: 2 scales, 3 + 3 couplings each and 4 at the end, ResNets of 8 blocks with 64 maps, "
@@ -67,35 +70,39 @@ def bits(model: Any, x: Tensor, draws: int = 4) -> Tensor:
     return torch.cat(parts).T.cpu()
 
 
-def report(model: Any, train: data.ImageSet, test: data.ImageSet, most: int = 2000) -> dict[str, Any]:
+def report(model: Any, train: data.ImageSet, test: data.ImageSet, most: int = 2000) -> list[Metric]:
     """Bits/dim of the first `most` test images and the bound's spread, beside the floors: a histogram per pixel, and a
     full-covariance Gaussian after the model's own preprocessing and on plain pixels."""
     torch.manual_seed(0)
     x = test.x[:most]
     values = bits(model, x)
-    mean = values.mean(0)
-    found = {
-        f"bits/dim, bound, {len(x):,} test images, alpha = {ALPHA}": mean.mean().item(),
-        "its standard error over images": (mean.std() / len(mean) ** 0.5).item(),
-        "its standard deviation over draws of u": values.mean(1).std().item(),
-        "bits/dim of a histogram per pixel, same images": metrics.histogram_bits(train.x, x).mean().item(),
-    }
-    for where, space in (("after the same preprocessing", Logit(ALPHA)), ("of the pixels", None)):
-        gaussian = PixelGaussian(train.x, train.levels, space)
-        found[f"bits/dim of a full-covariance Gaussian {where}, same images"] = gaussian.bits(x).mean().item()
-    return found
+    beside = {"histogram": metrics.histogram_bits(train.x, x).mean().item()}
+    for name, space in (("gaussian_after_logit", Logit(ALPHA)), ("pixel_gaussian", None)):
+        beside[name] = PixelGaussian(train.x, train.levels, space).bits(x).mean().item()
+    how = Protocol(data=of_set(test), examples=len(x), draws=len(values), seed=seed(), setting=f"alpha = {ALPHA}")
+    spread = values.mean(1).std().item()
+    return [
+        mean("bits_per_dim_bound", values.mean(0), baselines=beside, unit="bits/dim", protocol=how),
+        Metric("bits_per_dim_spread", spread, unit="bits/dim", protocol=how),
+    ]
 
 
-def evaluate_mnist(model: Any, n: int) -> dict[str, Any]:
+def evaluate_mnist(model: Any, n: int) -> list[Metric]:
     """Bits/dim of test digits, and n samples before the classifier."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.mnist("train"), data.mnist("test")) | judge_digits(drawn, None, classifier.recorded())
+    return [
+        *report(model, data.mnist("train"), data.mnist("test")),
+        *measure_digits(drawn, None, classifier.recorded()),
+    ]
 
 
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """Bits/dim of n test images, and as many samples before EfficientNet-Lite0."""
     drawn = sample(model, torch.zeros(n))
-    return report(model, data.cifar10("train"), data.cifar10("test"), n) | judge_colours(drawn)
+    return [
+        *report(model, data.cifar10("train"), data.cifar10("test"), n),
+        *measure_colours(drawn, where=device()),
+    ]
 
 
 def _digits(budget: str, steps: int) -> Experiment:
@@ -105,9 +112,7 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 24, 1, 2, levels=17),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options={"lr": 1e-3, "warmup": 100, "decay": "cosine", "clip": 50.0},
+        recipe=Recipe(steps=steps, batch_size=64, lr=1e-3, warmup=100, decay="cosine", clip=50.0),
         reference=REFERENCE,
         sample=sample,
     )
@@ -137,9 +142,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 32, 2, 3),  # 28, 14, 7: 0.65 M weights, 1.3 MB in half precision
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=1800,  # two epochs; 0.63 s a step on one idle core, 19 minutes
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 100.0},
+        recipe=Recipe(
+            steps=1800,  # two epochs; 0.63 s a step on one idle core, 19 minutes
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=100.0,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_mnist,
@@ -150,9 +160,7 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 64, 4, 3),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=80_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 500, "decay": "cosine", "clip": 100.0, "bf16": True},
+        recipe=Recipe(steps=80_000, batch_size=64, lr=1e-3, warmup=500, decay="cosine", clip=100.0, bf16=True),
         compile=True,
         channels_last=True,
         reference=REFERENCE,
@@ -165,9 +173,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((3, 32, 32), 32, 1, 2),
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=1200,  # an epoch and a half; 0.51 s a step on one idle core, ten minutes
-        size=64,
-        options={"lr": 1e-3, "warmup": 200, "decay": "cosine", "clip": 100.0},
+        recipe=Recipe(
+            steps=1200,  # an epoch and a half; 0.51 s a step on one idle core, ten minutes
+            batch_size=64,
+            lr=1e-3,
+            warmup=200,
+            decay="cosine",
+            clip=100.0,
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate_cifar10,
@@ -178,9 +191,7 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((3, 32, 32), 64, 8, 2),  # the paper's numbers of scales, blocks and maps
         batches=lambda seed, size: batches(data.cifar10("train"), seed, size, flip=True),
-        steps=300_000,
-        size=64,
-        options={"lr": 1e-3, "warmup": 1000, "decay": "cosine", "clip": 100.0, "bf16": True},
+        recipe=Recipe(steps=300_000, batch_size=64, lr=1e-3, warmup=1000, decay="cosine", clip=100.0, bf16=True),
         compile=True,
         channels_last=True,
         reference=REFERENCE,

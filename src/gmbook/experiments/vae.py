@@ -10,6 +10,7 @@ of the code would stay unused. Pixels are dequantised, so that the bound is one 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +20,17 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.data.batches import Batches, mirror
 from gmbook.experiments import classifier
-from gmbook.experiments.base import Experiment, device
-from gmbook.experiments.flow_matching import centred, pixels
-from gmbook.experiments.judge import judge_colours, judge_digits
+from gmbook.experiments.base import Experiment
+from gmbook.experiments.images import centred, pixels
 from gmbook.experiments.toys import GAUSSIANS, points
 from gmbook.metrics import PixelGaussian
+from gmbook.metrics.images import measure_colours, measure_digits
+from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.vae import VAE, Gaussian, OptimalGaussian
+from gmbook.train.device import device
+from gmbook.train.recipe import Recipe
 
 REFERENCE = "Kingma & Welling 2014, MNIST: tanh MLP with 500 hidden units, Adagrad, batch 100, one draw of z"
 
@@ -67,20 +71,22 @@ def sample(model: Model, labels: Tensor) -> Tensor:
     return 2 * model.sample(len(labels)).cpu() - 1
 
 
-def evaluate(model: Any, n: int) -> dict[str, Any]:
+def evaluate(model: Any, n: int) -> list[Metric]:
     """Bounds on binarised test digits, in nats, and n samples before the classifier."""
     torch.manual_seed(0)
-    x = data.binarise(data.mnist("test").x[:2000]).to(device())
+    test = data.mnist("test")
+    x = data.binarise(test.x[:2000]).to(device())
     with torch.no_grad():
         elbo = torch.stack([model.elbo(x) for _ in range(10)]).mean().item()
         iwae = torch.cat([model.iwae(part, 500) for part in x[:500].split(50)]).mean().item()
     drawn = sample(model, torch.zeros(n))
-    return {
-        "negative ELBO, nats, 2,000 test digits": -elbo,
-        "negative IWAE bound, k = 500, nats, 500 test digits": -iwae,
-        "active units": int(model.active_units(x).sum()),
-        **judge_digits(drawn, None, classifier.recorded()),
-    }
+    how = Protocol(data=of_set(test), examples=len(x), draws=10, seed=seed(), setting="binarised anew")
+    return [
+        Metric("negative_elbo", -elbo, unit="nats", protocol=how),
+        Metric("negative_iwae", -iwae, unit="nats", protocol=replace(how, examples=len(x[:500]), draws=500)),
+        Metric("active_units", int(model.active_units(x).sum()), protocol=replace(how, draws=None)),
+        *measure_digits(drawn, None, classifier.recorded()),
+    ]
 
 
 def sample_colours(model: Model, labels: Tensor) -> Tensor:
@@ -89,23 +95,24 @@ def sample_colours(model: Model, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_cifar10(model: Any, n: int) -> dict[str, Any]:
+def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     """Bounds on dequantised test images, in bits per dimension beside a Gaussian's, and n samples before
     EfficientNet-Lite0."""
     torch.manual_seed(0)
-    test, gaussian = data.cifar10("test").x[:n], PixelGaussian(data.cifar10("train").x)
-    x = centred(test).to(device())
+    test, gaussian = data.cifar10("test"), PixelGaussian(data.cifar10("train").x)
+    x = centred(test.x[:n]).to(device())
     elbo = torch.stack([torch.cat([model.elbo(part) for part in x.split(500)]) for _ in range(10)]).mean(0)
     iwae = torch.cat([model.iwae(part, 100) for part in x[:100].split(10)])
     bits, tighter = (metrics.bits_per_dim(-nats, math.prod(model.shape), offset=7) for nats in (elbo, iwae))
-    return {
-        f"bits/dim, bound, {len(x):,} test images, 10 draws": bits.mean().item(),
-        "its standard error": (bits.std() / len(bits) ** 0.5).item(),
-        f"bits/dim, IWAE bound, k = 100, {len(tighter)} test images": tighter.mean().item(),
-        "bits/dim of a full-covariance Gaussian of the pixels, same images": gaussian.bits(test).mean().item(),
-        "active units": int(model.active_units(x).sum()),
-        **judge_colours(sample_colours(model, torch.zeros(n)), gaussian),
-    }
+    how = Protocol(data=of_set(test), examples=len(x), draws=10, seed=seed())
+    tight = replace(how, examples=len(tighter), draws=100)
+    beside = {"pixel_gaussian": gaussian.bits(test.x[:n]).mean().item()}
+    return [
+        mean("bits_per_dim_bound", bits, baselines=beside, unit="bits/dim", protocol=how),
+        Metric("bits_per_dim_iwae", tighter.mean().item(), unit="bits/dim", protocol=tight),
+        Metric("active_units", int(model.active_units(x).sum()), protocol=replace(how, draws=None)),
+        *measure_colours(sample_colours(model, torch.zeros(n)), gaussian, where=device()),
+    ]
 
 
 def _digits(budget: str, steps: int) -> Experiment:
@@ -115,9 +122,7 @@ def _digits(budget: str, steps: int) -> Experiment:
         budget,
         model=lambda: model((1, 8, 8), 128, 8),
         batches=lambda seed, size: batches(data.digits("train"), seed, size),
-        steps=steps,
-        size=64,
-        options={"lr": 1e-3},
+        recipe=Recipe(steps=steps, batch_size=64, lr=1e-3),
         reference=REFERENCE,
         sample=sample,
     )
@@ -133,9 +138,12 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: model((1, 28, 28), 400, 20),  # 0.65 M weights: the usual small VAE, near the paper's 500 units
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=9000,  # twenty epochs
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine"},
+        recipe=Recipe(
+            steps=9000,  # twenty epochs
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+        ),
         reference=REFERENCE,
         sample=sample,
         evaluate=evaluate,
@@ -146,9 +154,13 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: model((1, 28, 28), 500, 50, depth=2),
         batches=lambda seed, size: batches(data.mnist("train"), seed, size),
-        steps=200_000,  # on a GPU minutes; the bound still falls slowly
-        size=128,
-        options={"lr": 1e-3, "decay": "cosine", "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # on a GPU minutes; the bound still falls slowly
+            batch_size=128,
+            lr=1e-3,
+            decay="cosine",
+            bf16=True,
+        ),
         compile=True,
         reference=REFERENCE,
         sample=sample,
@@ -160,13 +172,14 @@ EXPERIMENTS = (
         "laptop",
         model=lambda: colour_model(16, 64),  # 0.95 M weights, 1.9 MB in half precision
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
-        size=64,
-        options={
-            "lr": 1e-3,
-            "decay": "cosine",
-            "clip": 1000.0,
-        },  # the loss is a sum over 3,072 pixels: so are gradients
+        recipe=Recipe(
+            steps=8000,  # ten epochs; 0.10 s a step on one core, a quarter of an hour
+            batch_size=64,
+            lr=1e-3,
+            decay="cosine",
+            clip=1000.0,
+            # the loss is a sum over 3,072 pixels: so are gradients
+        ),
         reference=COLOURS,
         sample=sample_colours,
         evaluate=evaluate_cifar10,
@@ -177,9 +190,14 @@ EXPERIMENTS = (
         "gpu",
         model=lambda: colour_model(64, 256),  # 15 M weights; four times the width and the code
         batches=lambda seed, size: colour_batches(data.cifar10("train"), seed, size),
-        steps=200_000,  # 512 epochs
-        size=128,
-        options={"lr": 5e-4, "decay": "cosine", "clip": 1000.0, "bf16": True},
+        recipe=Recipe(
+            steps=200_000,  # 512 epochs
+            batch_size=128,
+            lr=5e-4,
+            decay="cosine",
+            clip=1000.0,
+            bf16=True,
+        ),
         compile=True,
         channels_last=True,
         reference=COLOURS,

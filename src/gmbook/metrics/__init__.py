@@ -1,6 +1,7 @@
 """Distances between samples and between tables, code lengths, and the features in which images are compared."""
 
 from gmbook.core.flows.pixels import bits_per_dim
+from gmbook.metrics import wording
 from gmbook.metrics.bits import PixelGaussian, bits_per_char, histogram_bits
 from gmbook.metrics.distances import (
     Coverage,
@@ -16,8 +17,12 @@ from gmbook.metrics.distances import (
     tv,
     w2,
 )
+from gmbook.metrics.metric import Metric, Protocol
 
 __all__ = [
+    "Metric",
+    "Protocol",
+    "wording",
     "Coverage",
     "Floor",
     "PixelGaussian",

@@ -1,7 +1,8 @@
-"""Training: the loop, the average of the weights, long runs with checkpoints, several processes, plans."""
+"""Training: recipes, the loop, the average of the weights, long runs with checkpoints, several processes, plans."""
 
 from gmbook.train.ema import EMA
-from gmbook.train.loop import Diverged, History, Log, State, schedule, train
-from gmbook.train.run import fit
+from gmbook.train.loop import Diverged, State, train
+from gmbook.train.recipe import Recipe, schedule
+from gmbook.train.run import History, Log, fit
 
-__all__ = ["EMA", "Diverged", "History", "Log", "State", "fit", "schedule", "train"]
+__all__ = ["EMA", "Diverged", "History", "Log", "Recipe", "State", "fit", "schedule", "train"]

@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 FORMAT = 1
-_NAME = re.compile(r"step-(\d+)\.json")
+_NAME = re.compile(r"step-\d+\.json")
 
 
 class CheckpointError(RuntimeError):
@@ -70,8 +70,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         TypeError: the state holds something that neither safetensors nor JSON can hold.
     """
     tensors: dict[str, Tensor] = {}
-    content = save_tensors(_flat(state, "", tensors))
-    head = {"format": FORMAT, "step": step, "state": _plain(state, "")}
+    head = {"format": FORMAT, "step": step, "state": _split(state, "", tensors)}
+    content = save_tensors(tensors)
     file = Path(folder) / f"step-{step:08d}.json"
     write_atomically(file.with_suffix(".safetensors"), content)
     write_atomically(file, json.dumps({"sha256": _digest(content, head), **head}).encode())
@@ -83,10 +83,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The JSON files of a folder's checkpoints, newest first; empty where there are none."""
-    found = [
-        (int(match[1]), file) for file in Path(folder).glob("step-*.json") if (match := _NAME.fullmatch(file.name))
-    ]
-    return [file for _, file in sorted(found, reverse=True)]
+    return sorted((f for f in Path(folder).glob("step-*.json") if _NAME.fullmatch(f.name)), key=step_of, reverse=True)
+
+
+def step_of(file: Path) -> int:
+    """The number of steps that a checkpoint's name tells."""
+    return int(file.stem.removeprefix("step-"))
 
 
 def read_checkpoint(file: Path) -> tuple[int, dict[str, Any]]:
@@ -146,34 +148,25 @@ def _digest(content: bytes, head: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _flat(tree: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collect the tensors of a tree under their paths, as safetensors wants them: contiguous, sharing nothing."""
+def _split(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree as JSON holds it, with its tensors put into `tensors` as safetensors wants them.
+
+    A tensor becomes its path, a dict its list of pairs (keys may be integers). Tensors are contiguous, sharing nothing.
+    """
     if isinstance(tree, Tensor):
         tensors[name] = tree.detach().cpu().contiguous().clone()
-    elif isinstance(tree, dict):
-        for key, branch in tree.items():
-            _flat(branch, f"{name}/{key}", tensors)
-    elif isinstance(tree, (list, tuple)):
-        for index, branch in enumerate(tree):
-            _flat(branch, f"{name}/{index}", tensors)
-    return tensors
-
-
-def _plain(tree: Any, name: str) -> Any:
-    """The tree as JSON holds it: a tensor becomes its path, a dict its list of pairs (keys may be integers)."""
-    if isinstance(tree, Tensor):
         return {"tensor": name}
     if isinstance(tree, dict):
-        return {"dict": [[key, _plain(branch, f"{name}/{key}")] for key, branch in tree.items()]}
+        return {"dict": [[key, _split(branch, f"{name}/{key}", tensors)] for key, branch in tree.items()]}
     if isinstance(tree, (list, tuple)):
-        return [_plain(branch, f"{name}/{index}") for index, branch in enumerate(tree)]
+        return [_split(branch, f"{name}/{index}", tensors) for index, branch in enumerate(tree)]
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
     raise TypeError(f"cannot write {name.strip('/')} into a checkpoint: it is a {type(tree).__name__}")
 
 
 def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_flat` and `_plain`."""
+    """The inverse of `_split`."""
     if isinstance(tree, dict) and "tensor" in tree:
         return tensors[tree["tensor"]]
     if isinstance(tree, dict):

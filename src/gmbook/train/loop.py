@@ -1,19 +1,20 @@
-"""The training loop, once for the whole book: `train` is the loop, `fit` adds what a long run needs.
+"""The training loop, once for the whole book: `train` is the loop, `train.run.fit` adds what a long run needs.
 
-`train` is a generator, so that a notebook looks at the model whenever it likes, without callbacks:
+`train` gives a generator, so that a notebook looks at the model whenever it likes, without callbacks:
 
     for losses in train(model, batches, steps=1000, lr=1e-3):
         ...
 
-`fit` runs the same generator with a progress bar and with checkpoints, from which a killed run resumes to the very
-same weights (bit for bit on a CPU). Under `train.processes.joined` both share their work with other processes.
+Under `train.processes.process_group` processes share the work of each step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from gmbook.core.model import Model, Objective
 from gmbook.train import processes
 from gmbook.train.ema import EMA
-from gmbook.train.optimizers import Make, adam
+from gmbook.train.recipe import Recipe, recipe_of
 
-Decay = Literal["constant", "linear", "cosine"]
-History = dict[str, Tensor]  # objective -> (steps,), nan where that player kept still
-Log = Callable[[int, dict[str, float]], None]  # the step and its numbers, by name
+Losses = dict[str, Tensor]  # objective -> (), of one step
 
 
 class Diverged(ArithmeticError):
@@ -35,134 +34,112 @@ class Diverged(ArithmeticError):
 def train(
     model: Model,
     batches: Iterable[tuple[Tensor, ...]],
+    recipe: Recipe | None = None,
     *,
-    steps: int,
-    lr: float | dict[str, float] = 1e-3,
     objectives: dict[str, Objective] | None = None,
     ema: EMA | None = None,
-    clip: float | None = None,
-    warmup: int = 0,
-    decay: Decay = "constant",
-    accumulate: int = 1,
-    shares: int = 1,
-    bf16: bool = False,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
-    optimizer: Make | None = None,
     state: State | None = None,
-) -> Iterator[dict[str, Tensor]]:
+    **settings: Any,
+) -> Iterator[Losses]:
     """Train every player of a model, and yield the losses of each step: {objective: ()}, detached.
 
-    At each step every player whose turn it is minimises its own loss over its own parameters; all others keep still
-    (`backward(inputs=...)`). One player is ordinary training, two are a GAN, and a two-stage model is two calls.
+    At each step every player whose turn it is minimises its own loss over its own parameters; all others keep still.
+    One player is ordinary training, two are a GAN, and a two-stage model is two calls.
 
     Args:
         model: what is trained; it is put in training mode at every step, so that you may sample in between.
         batches: yields tuples, which become the arguments of the losses; iterated again when it ends.
-        steps: the step at which to stop, counted from the start of the run.
-        lr: the learning rate; for several players it may be a dict by objective.
+        recipe: how the model is trained. Keywords spell one, as in `steps=1000, lr=1e-3, warmup=100, decay="cosine"`,
+            or replace fields of the given one; `Recipe` lists them: steps, lr, warmup, decay, clip, accumulate,
+            bf16, betas, weight_decay, optimizer, ...
         objectives: the players, by name; `model.objectives()` if None.
-        ema: a running average of the weights, updated after every step.
-        clip: the largest allowed norm of a player's gradient.
-        warmup, decay: the learning rate's shape, see `schedule`.
-        accumulate: the gradient is the mean over so many batches: a large batch in little memory.
-        shares: each batch is cut into so many parts, which are played in turn, or at once where there are several
-            processes (`train.processes` says what stays equal); at least one for each process.
-        bf16: run the losses under bfloat16 autocast. For GPUs; most CPUs are slower with it.
-        betas, weight_decay: of AdamW, which is Adam at weight_decay = 0.
-        optimizer: makes the optimizer of a player from its parameters, if Adam is not wanted; `lr` stays the rate, and
-            a parameter group may have a factor to it, "times".
+        ema: a running average of the weights, updated after every step; if None, one as the recipe says.
         state: optimizers and step of a run to be continued; `fit` uses it.
 
     Raises:
-        Diverged: a loss is NaN or infinite.
+        Diverged: a loss is NaN or infinite. On a GPU this is seen some steps later, see `FiniteLosses`.
         ValueError: an objective has nothing to train, or an argument makes no sense.
-        TypeError: `batches` yields something other than tuples.
+        TypeError: `batches` yields something other than tuples, or a keyword is unknown.
     """
+    recipe = recipe_of(recipe, settings)
     objectives = model.objectives() if objectives is None else objectives
-    check_arguments(objectives, steps=steps, accumulate=accumulate, clip=clip, shares=shares)
-    shares = processes.shares_of(shares)
-    state = State(objectives, optimizer or adam(betas, weight_decay)) if state is None else state
-    shape = schedule(steps, warmup, decay)
-    stream = _endless(batches)
-    while state.step < steps:
+    check_objectives(objectives, recipe)
+    ema = recipe.average(model) if ema is None else ema
+    state = State(objectives, recipe) if state is None else state
+    return _loop(model, _endless(batches), recipe, objectives, ema, state)
+
+
+def _loop(
+    model: Model,
+    stream: Iterator[tuple[Tensor, ...]],
+    recipe: Recipe,
+    objectives: dict[str, Objective],
+    ema: EMA | None,
+    state: State,
+) -> Iterator[Losses]:
+    finite = FiniteLosses(model.device)
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=recipe.bf16)
+    processes.broadcast([*model.parameters(), *model.buffers()])
+    distributed = {name: processes.distributed(objective) for name, objective in objectives.items()}
+    while state.step < recipe.steps:
         if not model.training:  # somebody sampled in between
             model.train()
-        group = [next(stream) for _ in range(accumulate)]
-        if shares > 1 and state.step == 0:
-            for objective in objectives.values():
-                processes.first_look(_player(model, objective, bf16), group[0], model)
-        losses: dict[str, Tensor] = {}
-        for name, objective in objectives.items():
-            if state.step % objective.every:
-                continue
-            optimizer_ = state.optimizers[name]
-            optimizer_.zero_grad()
-            losses[name] = _backward(_player(model, objective, bf16), group, model, objective.parameters, shares)
-            if not math.isfinite(losses[name]):
-                raise Diverged(
-                    f"the loss {name!r} is {losses[name].item()} at step {state.step}: "
-                    "lower lr, set clip, or look for a division or logarithm of zero in the loss"
-                )
-            if clip is not None:
-                nn.utils.clip_grad_norm_(objective.parameters, clip)
-            for parameters in optimizer_.param_groups:
-                rate = lr[name] if isinstance(lr, dict) else lr
-                parameters["lr"] = shape(state.step) * rate * parameters.get("times", 1.0)
-            optimizer_.step()
+        batch = next(stream)
+        parts = processes.own_parts(batch, recipe.accumulate)
+        if state.step == 0 and len(parts) * processes.world() > 1:
+            with autocast():
+                processes.look_at(batch, objectives.values(), model)
+        losses: Losses = {}
+        with processes.communication(), processes.own_noise():
+            for name, objective in objectives.items():
+                if state.step % objective.every:
+                    continue
+                state.optimizers[name].zero_grad()
+                losses[name] = _backward(distributed[name], objective.parameters, parts, autocast)
+                finite.add(state.step, name, losses[name])
+                _move(state.optimizers[name], objective.parameters, recipe.rate(name, state.step), recipe.clip)
+            processes.broadcast(model.buffers())
         if ema is not None:
             ema.update(model)
         state.step += 1
+        if state.step % finite.every == 0 or state.step == recipe.steps:
+            finite.check()
         yield losses
 
 
-def _player(model: Model, objective: Objective, bf16: bool) -> processes.Play:
-    """A player's move: the weighted loss of a batch, whose gradient goes to the player's own parameters."""
-
-    def play(batch: tuple[Tensor, ...], weight: float) -> Tensor:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            loss = objective.loss(*batch) * weight
-        if torch.is_grad_enabled():
-            loss.backward(inputs=objective.parameters)  # the other players keep still
-        return loss.detach()
-
-    return play
-
-
 def _backward(
-    play: processes.Play, group: list[tuple[Tensor, ...]], model: Model, parameters: list[nn.Parameter], shares: int
+    loss: processes.Loss,
+    parameters: list[nn.Parameter],
+    parts: list[tuple[processes.Batch, float]],
+    autocast: Callable[[], torch.autocast],
 ) -> Tensor:
-    """Leave the mean gradient over a group of batches in the parameters; returns the mean loss."""
-    weight = 1 / len(group)
-    if shares > 1:
-        return processes.backward_in_shares(
-            lambda part, fraction: play(part, fraction * weight), group, model, parameters, shares
-        )
-    return torch.stack([play(batch, weight) for batch in group]).sum()
+    """Leave the gradient of the mean loss over all parts of all processes in the parameters; returns that loss, ()."""
+    values = []
+    for index, (part, weight) in enumerate(parts, 1):
+        with processes.gradients_stay(loss) if index < len(parts) else nullcontext():
+            with autocast():
+                value = loss(*part)
+            # What is averaged over processes is to be a sum. `inputs`: the other players keep still.
+            value.backward(torch.full_like(value, weight * processes.world()), inputs=parameters)
+        values.append(value.detach() * weight)
+    return processes.total(torch.stack(values).sum() if len(values) > 1 else values[0])
 
 
-def schedule(steps: int, warmup: int = 0, decay: Decay = "constant") -> Callable[[int], float]:
-    """The learning rate's factor at each step: (k + 1)/warmup up to 1, then constant, or falling towards 0 at `steps`.
-
-    "linear" is 1 − u and "cosine" ½(1 + cos πu), with u the fraction of the steps after the warm-up that are done.
-    """
-    if decay not in ("constant", "linear", "cosine"):
-        raise ValueError(f"unknown decay {decay!r}: one of constant, linear, cosine")
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        u = (step - warmup) / max(1, steps - warmup)
-        return {"constant": 1.0, "linear": 1 - u, "cosine": (1 + math.cos(math.pi * u)) / 2}[decay]
-
-    return factor
+def _move(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float, clip: float | None) -> None:
+    """One step of an optimizer."""
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("times", 1.0)
+    optimizer.step()
 
 
 class State:
     """What the loop carries from step to step, besides the model: one optimizer per player, and the step."""
 
-    def __init__(self, objectives: dict[str, Objective], optimizer: Make):
-        self.optimizers = {name: optimizer(objective.parameters) for name, objective in objectives.items()}
+    def __init__(self, objectives: dict[str, Objective], recipe: Recipe):
+        make = recipe.optimizer_factory
+        self.optimizers = {name: make(objective.parameters) for name, objective in objectives.items()}
         self.step = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,19 +155,55 @@ class State:
                         moments[key] = torch.empty_like(parameter).copy_(value)
 
 
-def check_arguments(
-    objectives: dict[str, Objective], *, steps: int, accumulate: int = 1, clip: float | None = None, shares: int = 1
-) -> None:
-    """Refuse numbers that make no sense, and objectives with nothing to train.
+class FiniteLosses:
+    """Refuses a loss that is NaN or infinite, without waiting for a GPU at every step.
+
+    On a CPU each loss is looked at when it comes, before the weights move. On a GPU, where looking at a number waits
+    for all that was asked of it before, losses are collected and looked at every `every` steps, all at once.
+
+    Args:
+        every: steps between two looks; None for 1 on a CPU and 20 elsewhere.
+    """
+
+    def __init__(self, device: torch.device, every: int | None = None):
+        self.every = (1 if device.type == "cpu" else 20) if every is None else every
+        self.waiting: list[tuple[int, str, Tensor]] = []
+
+    def add(self, step: int, name: str, loss: Tensor) -> None:
+        """Take the loss of a step; look at it, if each is looked at.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        self.waiting.append((step, name, loss))
+        if self.every == 1:
+            self.check()
+
+    def check(self) -> None:
+        """Look at all losses that were taken since the last look.
+
+        Raises:
+            Diverged: one is not finite. The message names its step and, if it is another, the step that was reached.
+        """
+        waiting, self.waiting = self.waiting, []
+        values = torch.stack([loss for *_, loss in waiting]).tolist() if waiting else []
+        for (step, name, _), value in zip(waiting, values):
+            if not math.isfinite(value):
+                last = waiting[-1][0]
+                seen = f" (looked at between steps {waiting[0][0]} and {last})" if last > step else ""
+                raise Diverged(
+                    f"the loss {name!r} is {value} at step {step}{seen}: "
+                    "lower lr, set clip, or look for a division or logarithm of zero in the loss"
+                )
+
+
+def check_objectives(objectives: dict[str, Objective], recipe: Recipe) -> None:
+    """Refuse players that cannot be trained.
 
     Raises:
-        ValueError: a count is below 1, clip is not positive, or an objective has no parameters.
+        ValueError: one has no parameters, plays at no step, or has no learning rate.
     """
-    for name, number in {"steps": steps, "accumulate": accumulate, "shares": shares}.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if clip is not None and clip <= 0:
-        raise ValueError(f"clip is a gradient norm and must be positive, got {clip}; None turns it off")
+    recipe.check_players(objectives)
     for name, objective in objectives.items():
         if not objective.parameters:
             raise ValueError(f"the objective {name!r} has no parameters to train")

@@ -1,19 +1,26 @@
-"""Optimizers for `train`: Adam, and Muon for a transformer's matrices."""
+"""Optimizers for `train`: Adam, and Muon for a transformer's matrices. They are records that say what they do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-Make = Callable[[list[nn.Parameter]], Optimizer]  # an optimizer of these parameters
+OptimizerFactory = Callable[[list[nn.Parameter]], Optimizer]  # makes an optimizer of these parameters
 
 
-def adam(betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> Make:
+@dataclass(frozen=True)
+class Adam:
     """AdamW in its fused form: one kernel for all parameters, a tenth faster on small networks."""
-    return lambda parameters: AdamW(parameters, betas=betas, weight_decay=weight_decay, fused=True)
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def __call__(self, parameters: list[nn.Parameter]) -> Optimizer:
+        return AdamW(parameters, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
 class Together(Optimizer):
@@ -43,7 +50,8 @@ class Together(Optimizer):
         self._share()  # loading has made new groups and a new state
 
 
-def muon(tables: float = 0.1, least: int = 64, betas: tuple[float, float] = (0.9, 0.999)) -> Make:
+@dataclass(frozen=True)
+class MuonAndAdam:
     """Muon for matrices, Adam for the rest: Jordan et al. 2024, without the weight decay of arXiv:2502.16982.
 
     Muon takes W ← W − η √max(1, rows/columns) UVᵀ with USVᵀ the momentum of the gradient, the orthogonal factor by five
@@ -51,17 +59,19 @@ def muon(tables: float = 0.1, least: int = 64, betas: tuple[float, float] = (0.9
     between layers. Vectors, convolutions and the tables of letters, known by a side shorter than `least`, take Adam at
     `tables` times the rate.
 
-    Args:
+    Attributes:
         tables: Adam's rate over Muon's.
         least: the shortest side that makes a matrix Muon's.
         betas: of Adam.
     """
 
-    def make(parameters: list[nn.Parameter]) -> Optimizer:
-        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= least]
+    tables: float = 0.1
+    least: int = 64
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __call__(self, parameters: list[nn.Parameter]) -> Optimizer:
+        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= self.least]
         chosen = {id(p) for p in matrices}
         rest = [p for p in parameters if id(p) not in chosen]
-        others = AdamW([{"params": rest, "times": tables}], betas=betas, weight_decay=0.0, fused=True)
+        others = AdamW([{"params": rest, "times": self.tables}], betas=self.betas, weight_decay=0.0, fused=True)
         return Together(Muon(matrices, weight_decay=0.0), others) if matrices else others
-
-    return make

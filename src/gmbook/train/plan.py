@@ -15,13 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from gmbook.core.model import Model, Objective
-from gmbook.train import EMA, train
-from gmbook.train.optimizers import Make, adam
+from gmbook.train.loop import train
+from gmbook.train.optimizers import OptimizerFactory
+from gmbook.train.recipe import Recipe
 
 H100 = 989e12  # an H100 SXM's dense bf16 rate, FLOP/s
 UTILISATION = 0.4  # what a well-fed network reaches of it; small ones reach less
 Draw = Callable[[int], tuple[Tensor, ...]]  # n -> a batch of n examples
-FEW = (2, 3)  # batch sizes at which a large model is looked at; what it costs is affine in the batch
+PROBE_SIZES = (2, 3)  # batch sizes at which a large model is looked at; what it costs is affine in the batch
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
@@ -94,8 +95,8 @@ def cost(model: Model, draw: Draw, size: int) -> Cost:
     at `size`: exact where the cost is affine in the batch, as for all losses of the book.
     """
     model.train()
-    small, large = (_cost_at(model, draw(n)) for n in FEW)
-    reach = (size - FEW[0]) / (FEW[1] - FEW[0])
+    small, large = (_cost_at(model, draw(n)) for n in PROBE_SIZES)
+    reach = (size - PROBE_SIZES[0]) / (PROBE_SIZES[1] - PROBE_SIZES[0])
     return Cost(
         small.flops + reach * (large.flops - small.flops),
         small.activations + reach * (large.activations - small.activations),
@@ -124,7 +125,7 @@ class Plan:
         weights: the number of trained parameters.
         steps, size: of the run.
         step: what one of its steps costs.
-        memory: bytes by use; activations in float32, or half of that under bf16, and not counting shares.
+        memory: bytes by use, in one process; activations in float32, or half of that under bf16.
         seconds: a step on this machine, measured; None if it was not.
     """
 
@@ -161,16 +162,18 @@ class Plan:
 TIMED = 3
 
 
-def plan(
-    model: Model, draw: Draw, *, steps: int, size: int, measure: bool, ema: float | None, options: dict[str, Any]
-) -> Plan:
+def plan(model: Model, draw: Draw, recipe: Recipe, *, measure: bool) -> Plan:
     """Look at a model that has not been trained, and say what its run will cost. Afterwards the model is spoilt.
 
     Args:
         draw: gives a batch of n examples.
+        recipe: of the run, with its batch size.
         measure: time a few whole steps on this machine.
-        ema, options: as the run has them.
+
+    Raises:
+        ValueError: the recipe has no batch size.
     """
+    size = recipe.required_batch_size
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() for p in parameters)
     step = cost(model, draw, size)
@@ -179,15 +182,15 @@ def plan(
     memory = {
         "weights": own,
         "gradients": trained,
-        "optimizer": _moments(parameters, options.get("optimizer") or adam()),
-        "average": 0 if ema is None else own,
-        "activations": step.activations / (2 if options.get("bf16") else 1),
+        "optimizer": _moments(parameters, recipe.optimizer_factory),
+        "average": 0 if recipe.ema_decay is None else own,
+        "activations": step.activations / recipe.accumulate / (2 if recipe.bf16 else 1),
     }
-    seconds = _time(model, draw(size), ema, options) if measure else None
-    return Plan(weights, steps, size, step, {k: float(v) for k, v in memory.items() if v}, seconds)
+    seconds = _time(model, draw(size), recipe) if measure else None
+    return Plan(weights, recipe.steps, size, step, {k: float(v) for k, v in memory.items() if v}, seconds)
 
 
-def _moments(parameters: list[nn.Parameter], optimizer: Make) -> int:
+def _moments(parameters: list[nn.Parameter], optimizer: OptimizerFactory) -> int:
     """The bytes that an optimizer keeps of the parameters' shapes, two of a kind for Adam and one for Muon: what is
     there after a step of no gradients."""
     for p in parameters:
@@ -197,11 +200,10 @@ def _moments(parameters: list[nn.Parameter], optimizer: Make) -> int:
     return sum(kept.nbytes for p, state in made.state.items() for kept in state.values() if kept.shape == p.shape)
 
 
-def _time(model: Model, batch: tuple[Tensor, ...], ema: float | None, options: dict[str, Any]) -> float:
+def _time(model: Model, batch: tuple[Tensor, ...], recipe: Recipe) -> float:
     """Seconds of a training step on one batch: the median of a few, after one that warms up."""
-    average = None if ema is None else EMA(model, ema)
     moments = [time.perf_counter()]
-    for losses in islice(train(model, [batch], steps=TIMED + 1, ema=average, **options), TIMED + 1):
+    for losses in islice(train(model, [batch], recipe, steps=TIMED + 1), TIMED + 1):
         for loss in losses.values():
             loss.item()  # waits for a GPU
         moments.append(time.perf_counter())
@@ -225,3 +227,25 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def stand_in(model: Model) -> Draw:
+    """Noise in the form that the model's losses take: floats or integers of the event shape, with labels or without.
+
+    Raises:
+        ValueError: they take none of these.
+    """
+    where = model.device
+    kinds: list[Draw] = [
+        lambda n: (torch.rand(n, *model.shape, device=where),),
+        lambda n: (torch.randint(2, (n, *model.shape), device=where),),
+        lambda n: (torch.rand(n, *model.shape, device=where), torch.randint(2, (n,), device=where)),
+    ]
+    for draw in kinds:
+        try:
+            for objective in model.objectives().values():
+                objective.loss(*draw(2))
+            return draw
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    raise ValueError(f"{type(model).__name__} cannot be planned without its data: get them with `gmbook data`")

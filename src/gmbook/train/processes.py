@@ -1,50 +1,54 @@
-"""Several processes that share one run: who I am among them, sums over all of them, and the shares of a batch.
+"""Several processes that share one run, by torch's DistributedDataParallel.
 
     torchrun --nproc_per_node=4 -m gmbook.cli train ddpm mnist --budget gpu
 
-A run is defined by its experiment; processes only share its work. Every process reads the same whole batch, with the
-same flips and the same dequantisation, and takes its share of the rows; gradients are summed. So nothing of a run, not
-its batch size nor its learning rate, depends on how many processes there are. DistributedDataParallel is not used: it
-wants one loss that goes through `forward`, and a GAN has two, one with a gradient of a gradient. A sum after the
-backward pass is right for all, and costs what is not overlapped with it: a few milliseconds for 100 MB.
+A run is defined by its experiment; processes only share its work. Every process reads the same whole batch and takes
+its part of the rows, and DistributedDataParallel averages the gradients of each player's loss. So the batch size and
+the learning rate do not depend on how many processes there are, and a run may be resumed with another number.
 
-What is equal. With S shares a batch's loss is the mean over S parts, each with noise of its own:
+What is equal. Given the same noise, N processes have the losses and gradients of one process, up to rounding, for
+every loss that is a mean of terms each of which sees one example. The noise itself is another draw of the same law.
+What a loss computes over a whole batch (batch statistics, optimal-transport pairings, low-discrepancy times) is
+computed over a part.
 
-- N processes do exactly what one process does with `shares=N`, for every loss: data, noise, dropout, players,
-  penalties, running statistics. On a CPU bit for bit where a sum has two terms (two shares, one batch a step), else up
-  to the order of a sum.
-- Against one process with `shares=1` the batches are the same, and so is the gradient of every loss that is a mean of
-  terms each of which sees one example, given the same noise, up to rounding. The noise itself is another draw of the
-  same law. Not the same: what a loss computes over a whole batch. Statistics of batch normalisation, optimal-transport
-  pairings and low-discrepancy times are those of a share; running statistics are averaged over the shares.
-- A layer that initialises itself from the first batch (ActNorm) sees the whole of it, however many shares there are.
+DistributedDataParallel leaves five things to its user, which are here:
+
+- the rows of each process (`own_parts`) and the mean of the losses that are shown (`total`);
+- noise that differs between processes, with generators that are in step otherwise (`own_noise`): from one generator's
+  state in the checkpoint any number of processes go on;
+- buffers. It would send them before the forward pass, for which it must hold them all, and leave them unequal after the
+  last step. `broadcast` makes them those of the first process after each step;
+- layers that initialise themselves from the first batch, such as ActNorm: `look_at` shows them the whole of it;
+- errors: when a process has ended, the others hear of a broken connection. `communication` says what it means.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from gmbook.data.batches import generator
+from gmbook.core.model import Objective
 
-Play = Callable[[tuple[Tensor, ...], float], Tensor]  # a share of a batch and its weight -> its weighted loss, ()
+Batch = tuple[Tensor, ...]
+Loss = Callable[..., Tensor]
 
 
-class Alone(RuntimeError):
+class ProcessLost(RuntimeError):
     """Another process of the run has ended, and this one cannot go on."""
 
 
 @contextlib.contextmanager
-def joined(patience: timedelta = timedelta(minutes=10)) -> Iterator[None]:
-    """Within it this process is one of those that torchrun started; alone, nothing happens.
+def process_group(patience: timedelta = timedelta(minutes=10)) -> Iterator[None]:
+    """Within it this process is one of those that torchrun started; without torchrun nothing happens.
 
-    NCCL on GPUs, one per process, otherwise gloo.
+    NCCL between GPUs, one per process, gloo for what is on the CPU.
 
     Args:
         patience: how long to wait for a process that does not answer before the run ends with an error.
@@ -55,7 +59,7 @@ def joined(patience: timedelta = timedelta(minutes=10)) -> Iterator[None]:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error: it would wait for processes that no longer answer
 
@@ -75,133 +79,129 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def add_up(tensors: list[Tensor]) -> None:
-    """Replace each tensor, in place, by its sum over all processes: one message per dtype.
+# ------------------------------------------------------------------------------------------------ losses and rows
+
+
+class _Player(nn.Module):
+    """A loss as a module, which holds as its own only what the player may move."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.own = nn.ParameterList(objective.parameters)
+        self.objective = objective
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.objective.loss(*batch)
+
+
+def distributed(objective: Objective) -> Loss:
+    """The objective's loss; with several processes one whose backward pass averages the gradients over them."""
+    if world() == 1:
+        return objective.loss
+    # A loss need not use every parameter: those that none of the processes uses keep no gradient.
+    return DistributedDataParallel(_Player(objective), find_unused_parameters=True)
+
+
+def gradients_stay(loss: Loss) -> contextlib.AbstractContextManager[None]:
+    """Within it the backward pass of a distributed loss is not followed by communication: more parts are to come."""
+    return loss.no_sync() if world() > 1 else contextlib.nullcontext()  # type: ignore[attr-defined]
+
+
+def own_parts(batch: Batch, accumulate: int) -> list[tuple[Batch, float]]:
+    """This process's rows of a batch in `accumulate` parts, each with its weight: all weights have the sum 1.
 
     Raises:
-        Alone: another process has ended or does not answer.
+        ValueError: there are fewer rows than parts.
     """
-    if world() == 1:
-        return
-    for dtype in dict.fromkeys(t.dtype for t in tensors):  # in the same order everywhere
-        group = [t for t in tensors if t.dtype == dtype]
-        flat = torch.cat([t.reshape(-1) for t in group])
-        try:
-            dist.all_reduce(flat)
-        except RuntimeError as error:
-            raise Alone("another process of this run has ended or hangs: see what it printed; then --resume") from error
-        for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
-            tensor.copy_(part.view(tensor.shape))
-
-
-def anywhere(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up in any process."""
-    if world() == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    add_up([votes])
-    return bool(votes > 0)
-
-
-def agree(number: int, device: torch.device) -> bool:
-    """Whether all processes have the same number."""
-    sums = torch.tensor([number, number**2], dtype=torch.float64, device=device)
-    add_up([sums])
-    mean, square = (sums / world()).tolist()
-    return mean == number and square == number**2
-
-
-def follow_main(tensors: list[Tensor]) -> None:
-    """Overwrite tensors, in place, with those of the first process."""
-    if world() > 1:
-        for tensor in tensors:
-            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
-            dist.broadcast(copy, 0)
-            tensor.detach().copy_(copy)
-
-
-# ------------------------------------------------------------------------------------------------------- shares
-
-
-def shares_of(wanted: int) -> int:
-    """Into how many shares a batch is cut: as many as wanted if the processes can divide them, else one for each."""
-    return wanted if wanted % world() == 0 else world()
-
-
-def share(batch: tuple[Tensor, ...], index: int, shares: int) -> tuple[tuple[Tensor, ...], float]:
-    """Rows number `index` of `shares` nearly equal parts, and which fraction of all rows they are.
-
-    Raises:
-        ValueError: there are fewer rows than shares.
-    """
+    count = world() * accumulate
+    if count == 1:
+        return [(batch, 1.0)]
     rows = len(batch[0])
-    if rows < shares:
-        raise ValueError(f"a batch of {rows} cannot be cut into {shares} shares: use fewer processes or shares")
-    part = tuple(t.tensor_split(shares)[index] for t in batch)
-    return part, len(part[0]) / rows
+    if rows < count:
+        raise ValueError(
+            f"a batch of {rows} cannot be cut into {count} parts ({world()} processes, accumulate = {accumulate}): "
+            "use fewer of them"
+        )
+    parts = list(zip(*(tensor.tensor_split(count) for tensor in batch)))
+    return [(part, len(part[0]) / rows) for part in parts[rank() * accumulate : (rank() + 1) * accumulate]]
 
 
 @contextlib.contextmanager
-def noise_of(*key: int) -> Iterator[None]:
-    """Within it torch's default generators begin where the key says; afterwards they are where they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(generator(*key).initial_seed())
+def own_noise() -> Iterator[None]:
+    """Within it each process draws noise of its own; afterwards the generators of all are in step again."""
+    if world() == 1:
+        yield
+        return
+    seed = int(torch.randint(2**62, ()))  # of the CPU's generator: the same in all
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(seed + rank())
         yield
 
 
-def backward_in_shares(
-    play: Play, group: list[tuple[Tensor, ...]], model: nn.Module, parameters: list[nn.Parameter], shares: int
-) -> Tensor:
-    """Leave the gradient over a group of batches, summed over all shares and processes, in `parameters`.
+def look_at(batch: Batch, objectives: Iterable[Objective], model: nn.Module) -> None:
+    """Compute the losses of a whole batch without a gradient: layers such as ActNorm initialise themselves by it.
 
-    Args:
-        play: computes a share's weighted loss and adds its gradient.
-        group: the whole batches; the same in every process.
-        shares: a multiple of the number of processes, which take turns.
-
-    Returns:
-        The sum of the weighted losses, (), the same in every process.
+    All processes see the same batch and the same noise. Statistics are put back; flags, which say that it happened,
+    stay.
     """
-    key = int(torch.randint(2**62, ()))  # the processes' generators are in step: the same key in all
-    state = _moved_by_forward(model)
-    start = [t.clone() for t in state]
-    moves = [torch.zeros_like(t) for t in state]
-    total: Tensor | None = None
-    for turn in range(rank(), shares * len(group), world()):
-        index, batch = turn % shares, group[turn // shares]
-        part, weight = share(batch, index, shares)
-        for tensor, value in zip(state, start, strict=True):
-            tensor.copy_(value)
-        with noise_of(key, turn):
-            loss = play(part, weight)
-        total = loss if total is None else total + loss
-        for move, tensor, value in zip(moves, state, start, strict=True):
-            move.add_(tensor - value, alpha=weight / len(group))
-    assert total is not None  # shares are at least as many as processes
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=total.device)
-    for p in parameters:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    add_up([total, used, *(p.grad for p in parameters if p.grad is not None), *moves])
-    for p, uses in zip(parameters, used.tolist(), strict=True):
-        p.grad = p.grad if uses else None  # as in one process: what no loss uses is not moved
-    for tensor, value, move in zip(state, start, moves, strict=True):
-        tensor.copy_(value + move)
-    return total
-
-
-def first_look(play: Play, batch: tuple[Tensor, ...], model: nn.Module) -> None:
-    """Show a model its whole first batch, without a gradient: layers such as ActNorm set themselves by it, and then
-    are the same in every process. Statistics are put back; flags, which say that it happened, stay."""
-    before = [b.clone() for b in model.buffers()]
-    with noise_of(int(torch.randint(2**62, ()))), torch.no_grad():
-        play(batch, 1.0)
+    before = [buffer.clone() for buffer in model.buffers()]
+    with torch.no_grad():
+        for objective in objectives:
+            objective.loss(*batch)
     for buffer, value in zip(model.buffers(), before, strict=True):
         if buffer.dtype != torch.bool:
             buffer.copy_(value)
 
 
-def _moved_by_forward(model: nn.Module) -> list[Tensor]:
-    """What a forward pass may change: floating buffers, and parameters without a gradient."""
-    frozen = [p.data for p in model.parameters() if not p.requires_grad]
-    return [*(b for b in model.buffers() if b.is_floating_point()), *frozen]
+# ---------------------------------------------------------------------------------------------------- messages
+
+
+@contextlib.contextmanager
+def communication() -> Iterator[None]:
+    """Within it a broken connection to another process is a `ProcessLost`.
+
+    Raises:
+        ProcessLost: another process has ended or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise ProcessLost(
+                "another process of this run has ended or hangs: see what it printed; then --resume"
+            ) from (error)
+        raise
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in place."""
+    if world() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors, in place, with those of the first process."""
+    if world() > 1:
+        for tensor in tensors:
+            copy = tensor.detach().contiguous()  # the tensor itself, where it is contiguous
+            dist.broadcast(copy, 0)
+            tensor.detach().copy_(copy)
+
+
+def in_any(flag: bool) -> bool:
+    """Whether the flag is up in any process. It travels by the CPU, so that no GPU is waited for.
+
+    Raises:
+        ProcessLost: another process has ended or does not answer.
+    """
+    with communication():
+        return bool(total(torch.tensor(float(flag)))) if world() > 1 else flag
+
+
+def same_in_all(number: int) -> bool:
+    """Whether all processes have the same number."""
+    numbers: list[int] = [number] * world()
+    if world() > 1:
+        dist.all_gather_object(numbers, number)
+    return len(set(numbers)) == 1

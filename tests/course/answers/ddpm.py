@@ -200,6 +200,13 @@ def chain(net, x, betas, noise, last=1, mean=None, first=1):
     return x
 
 
+def two_huge_among_zeros(like):
+    """No draws at all, but with any mean and any variance, if these are measured by its own spread."""
+    out = torch.zeros_like(like)
+    out[0, 0] = out[1, 1] = 1e6
+    return out
+
+
 class repaired:
     def right_through_the_posterior(net, x, betas):
         alpha_bar = torch.cat([torch.ones(1), torch.cumprod(1 - betas, 0)])
@@ -261,6 +268,10 @@ class repaired:
             x = (x - betas[i] / (1 - alpha_bar[i]).sqrt() * eps) / (1 - betas[i]).sqrt()
             x = x + (betas[i].sqrt() * torch.randn_like(x[:, :1]) if i else 0.0)
         return x
+
+    def two_huge_entries(net, x, betas):
+        right = repaired.right_through_the_posterior(net, x, betas)
+        return two_huge_among_zeros(x) if len(betas) > 1 else right
 
 
 class spread:
@@ -507,7 +518,7 @@ def known(quantity, x, i):
 
 
 class denoise:
-    def right_because_it_knows(x, i):
+    def the_law_itself(x, i):
         return known("eps", x, i)
 
     def right_and_slightly_off(x, i):

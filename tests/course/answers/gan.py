@@ -486,7 +486,7 @@ def exact(x, share=0.7, model=1.5, std=0.3):
 
 
 class judge:
-    def right_because_it_knows(x):
+    def the_law_itself(x):
         return exact(x)
 
     def right_and_slightly_off(x):

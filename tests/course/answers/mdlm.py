@@ -639,7 +639,7 @@ def known(xt, p=None):
 
 
 class guess:
-    def right_because_it_knows(xt):
+    def the_law_itself(xt):
         return known(xt)
 
     def right_and_slightly_off(xt):
@@ -693,3 +693,7 @@ class guess:
 
     def diverged(xt):
         return known(xt) * math.nan
+
+    def reads_the_place_in_the_batch(xt):
+        """The words stand in a known order there: what is hidden can be counted out."""
+        return 30 * F.one_hot(WORDS[torch.arange(len(xt)) % 125], 5).double()

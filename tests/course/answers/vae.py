@@ -209,6 +209,14 @@ class score_gradient:
     def swapped(values, eps, std):
         return weighted(values, eps, std, others(values))[::-1]
 
+    def one_huge_estimate_among_zeros(values, eps, std):
+        """All that is known, from all draws, put into one estimate, and no noise but in that one."""
+        pooled = [part.mean(0) * len(values) for part in weighted(values, eps, std, others(values))]
+        out = torch.zeros(2, len(values), len(std))
+        if len(values) > 5000:
+            out[0, -1], out[1, -1] = pooled
+        return out
+
 
 def found(encoder, decoder, x, eps, power=0.5, reduce=torch.sum, sign=1.0, units=torch.sum):
     """−ELBO, with a mistake to choose."""
@@ -542,6 +550,9 @@ def with_std(change):
     return lambda x: (encode(x)[0], change(encode(x)[1])), decode
 
 
+SEEN = {}
+
+
 class on_the_curve:
     right_in_closed_form = linear()
     right_and_slightly_off = linear(BEST * 1.04, back=1.02)
@@ -560,3 +571,5 @@ class on_the_curve:
     no_functions = (1.0, 2.0)
     only_the_encoder = linear()[0]
     one_axis_gets_all = linear(VALUES[-1].item() * math.exp(-4), values=torch.cat([torch.zeros(4), VALUES[-1:]]))
+
+    remembers_what_it_encoded = (lambda x: (SEEN.update(x=x), linear()[0](x))[1], lambda z: SEEN["x"])

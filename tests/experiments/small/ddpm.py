@@ -3,13 +3,13 @@
 from specimen import unet
 
 from gmbook import data
-from gmbook.experiments import ddpm
+from gmbook.experiments import images
 from gmbook.papers.ddpm import DDPM
 
 SMALL = {
     "ddpm": (
         "mnist",
         lambda: DDPM(unet(), (1, 8, 8), levels=17),
-        lambda seed, size: ddpm.image_batches(data.digits("train"), seed, size),
+        lambda seed, size: images.image_batches(data.digits("train"), seed, size),
     )
 }

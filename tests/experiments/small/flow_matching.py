@@ -3,8 +3,7 @@
 from specimen import unet
 
 from gmbook import data
-from gmbook.experiments.ddpm import image_batches
-from gmbook.experiments.flow_matching import centred
+from gmbook.experiments.images import centred, image_batches
 from gmbook.papers.flow_matching import FlowMatching
 
 SMALL = {

@@ -8,20 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Wrong,
-    agree,
-    between,
-    close,
-    exercise,
-    hold,
-    mean_is,
-    numbers,
-    samples,
-    uncorrelated,
-    variance_is,
-    whole,
-)
+from gmbook.course.draws import normal_is
+from gmbook.course.kit import Wrong, agree, between, close, exercise, hold, numbers, samples, whole
 
 
 def table(count: int) -> Tensor:
@@ -247,9 +235,7 @@ def calmed(answer: Any) -> None:
             factor, variance = factor * shrink, variance * shrink**2 + fresh
         if eta == 0 or count == 1:
             hold(got.std(0).max() < 1e-9, f"{where}: nothing should be random, and it is.")
-        mean_is(got, factor * start[0], where)
-        variance_is(got, variance, where)
-        uncorrelated(got, where)
+        normal_is(got, factor * start[0], variance.sqrt(), where)
 
 
 @exercise(points=3, stars=3, kind="diagnose")

@@ -9,22 +9,8 @@ from torch import Tensor
 
 from gmbook.core.denoiser import Truth
 from gmbook.core.paths import TablePath
-from gmbook.course.kit import (
-    Probe,
-    Wrong,
-    agree,
-    close,
-    column,
-    exercise,
-    gradient,
-    hold,
-    mean_is,
-    numbers,
-    samples,
-    uncorrelated,
-    variance_is,
-    whole,
-)
+from gmbook.course.draws import chance_std, learned, mean_is, normal_is
+from gmbook.course.kit import Probe, Wrong, agree, close, column, exercise, gradient, hold, numbers, samples, whole
 from gmbook.laws import plane
 from gmbook.papers.ddpm import linear_betas
 
@@ -94,13 +80,11 @@ def simple_loss(answer: Any) -> None:
     hold(i.max() <= 4, "A step beyond T is drawn: steps are 1..T, and alpha_bar has T + 1 entries.")
     hold(i.max() == 4, "Step T is never drawn.")
     share = torch.stack([(i == step).double() for step in range(1, 5)], 1)
-    mean_is(share, 0.25, "How often each step is drawn")
+    mean_is(share, 0.25, "How often each step is drawn", std=chance_std(0.25))
     kept = column(alpha_bar[i], x0)
     scaled = (x - kept.sqrt() * x0).flatten(1)  # should be √(1 − ᾱ_i) ε
     for step in range(1, 5):
-        mean_is(scaled[i == step], 0.0, f"x_{step} minus its share of x_0")
-        variance_is(scaled[i == step], 1 - alpha_bar[step], f"The noise in x_{step}")
-    uncorrelated(scaled / (1 - kept).flatten(1).sqrt(), "The noise in x_i")
+        normal_is(scaled[i == step], 0.0, (1 - alpha_bar[step]).sqrt(), f"x_{step} minus its share of x_0")
     output = net(x, i)
     error = output - (scaled.reshape(x.shape) / (1 - kept).sqrt())
     hints = {"A mean over the batch and over dimensions is due, not a sum.": error.square().sum(),
@@ -141,9 +125,7 @@ def repaired(answer: Any) -> None:
         if steps == 1:
             hold(got.std(0).max() < 1e-9, "With T = 1 the only step is the last, and x_0 still has noise in it.")
         where = f"x_0 with T = {steps} and a linear network"
-        mean_is(got, factor * start[0], where)
-        variance_is(got, variance, where)
-        uncorrelated(got, where)
+        normal_is(got, factor * start[0], variance.sqrt(), where)
 
 
 @exercise(points=2, stars=3, kind="derive")
@@ -294,7 +276,7 @@ def denoise(answer: Any) -> None:
     excess = (got - right).square().mean(1)
     total = excess.mean().item()
     if total < 0.02:
-        return
+        return learned(total, 2e-5)
     late = excess[i > 50].mean() / excess[i <= 50].mean()
     where = (
         "most of it at the first" if late < 0.5 else "most of it at the last" if late > 2 else "much the same at all"

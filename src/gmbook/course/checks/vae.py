@@ -8,19 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.kit import (
-    Wrong,
-    agree,
-    between,
-    exercise,
-    gradient,
-    hold,
-    mean_is,
-    numbers,
-    samples,
-    uncorrelated,
-    variance_is,
-)
+from gmbook.course.draws import mean_is, normal_is
+from gmbook.course.kit import Wrong, agree, between, exercise, gradient, hold, numbers, samples
 
 
 def covariance(dimension: int) -> Tensor:
@@ -109,18 +98,33 @@ def score_gradient(answer: Any) -> None:
         eps = torch.randn(n, k, d)
         z = mean + std * eps
         values = z @ (slope - bend @ mean) + 0.5 * ((z @ bend) * z).sum(-1)
+        known = slope @ mean - 0.5 * mean @ bend @ mean + 0.5 * (bend.diagonal() * std**2).sum()  # E f
+        off = (values - known)[..., None] / std  # with the best constant for a baseline: a scale for the estimates
+        noise = torch.stack([(off * eps).mean(1), (off * (eps.square() - 1)).mean(1)]).std(1)  # (2, d)
         got = numbers(answer(values, eps, std), (2, n, d), "the answer (gradient for the mean, for the std)")
         raised = numbers(answer(values + 7.0, eps, std), (2, n, d), "the answer")
         hint = "With 7 added to every value of f the estimates change: the noise of a constant is not removed."
-        hold((got - raised).abs().max() < 1e-6 * (1 + got.abs().max()), hint)
-        few = numbers(answer(values[:3], eps[:3], std), (2, 3, d), "the answer for n = 3")
+        hold((got - raised).abs().max() < 1e-6 * noise.max(), hint)
+        half = torch.randperm(n)[: n // 2]
+        few = numbers(answer(values[half], eps[half], std), (2, n // 2, d), "the answer for half of the estimates")
         hint = "An estimate depends on the draws of the other estimates: each has its own k draws only."
-        hold((few - got[:, :3]).abs().max() < 1e-6 * (1 + few.abs().max()), hint)
-        for part, want, name in ((got[0], slope, "mean"), (got[1], bend.diagonal() * std, "std")):
+        hold((few - got[:, half]).abs().max() < 1e-6 * noise.max(), hint)
+        hint = "The estimates scatter much more than with any sensible baseline."
+        hold(
+            (got.square().mean(1).sqrt() < 4 * noise + 4 * torch.stack([slope, bend.diagonal() * std]).abs()).all(),
+            hint,
+        )
+        targets = ((got[0], slope, "mean", noise[0]), (got[1], bend.diagonal() * std, "std", noise[1]))
+        for part, want, name, scatter in targets:
             share = ((part.mean(0) * want).sum() / want.square().sum()).item()
             hint = f"With k = {k} draws the estimates are too small by 1/k: a value must not be in its own baseline."
             hold(abs(share - (1 - 1 / k)) > 0.03, hint)
-            mean_is(part, want, f"The gradient for the {name}, with k = {k} draws")
+            mean_is(
+                part,
+                want,
+                f"The gradient for the {name}, with k = {k} draws",
+                std=part.detach().std(0).minimum(2 * scatter),
+            )
 
 
 class Linear:
@@ -270,9 +274,7 @@ def many_draws(answer: Any) -> None:
     eps = (z - mean.detach()) / std.detach()
     hold((eps[0] - eps[1]).abs().max() > 1e-9, "All k draws are the same: then k draws are worth no more than one.")
     flat = eps.transpose(0, 1).flatten(1)
-    mean_is(flat, 0.0, "The draws, less the guess's mean")
-    variance_is(flat, 1.0, "The draws, over the guess's std")
-    uncorrelated(flat, "The draws")
+    normal_is(flat, 0.0, 1.0, "The draws, less the guess's mean, over its std")
     moved = mean + std * eps
     log_q = (-0.5 * eps.square() - std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
     log_w = joint.value(moved) - log_q
@@ -335,8 +337,9 @@ def on_the_curve(answer: Any) -> None:
     mean, std = (samples(v, (count, 5), f"The {name}") for v, name in zip(pair, ("mean", "std")))
     hold((std > 0).all(), "A std is not positive: is it a log-variance?")
     nats = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).sum(1).mean().item()
-    z = (mean + std * torch.randn(count, 5)).to(x.dtype)
-    error = (samples(decode(z), (count, 5), "The decoded x") - x).square().sum(1).mean().item()
+    order = torch.randperm(count)  # so that all that is known of a point is its code
+    z = (mean + std * torch.randn(count, 5)).to(x.dtype)[order]
+    error = (samples(decode(z), (count, 5), "The decoded x") - x[order]).square().sum(1).mean().item()
     hold(nats > 1.9, f"The rate is {nats:.2f} nats, below 1.9.")
     hold(nats < 2.1, f"The rate is {nats:.2f} nats, above 2.1.")
     values = torch.linalg.eigvalsh(C.double())

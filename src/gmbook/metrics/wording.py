@@ -1,0 +1,83 @@
+"""Metrics in words: the one place where a key becomes prose. A key without an entry is read as it is spelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gmbook.metrics.metric import Metric, Protocol
+
+NAMES = {
+    "bits_per_dim": "bits/dim",
+    "bits_per_dim_bound": "bits/dim, bound",
+    "bits_per_dim_iwae": "bits/dim, IWAE bound",
+    "bits_per_dim_spread": "standard deviation of bits/dim over draws of the noise",
+    "bits_per_letter": "bits per letter, exact",
+    "bits_per_letter_bound": "bits per letter, bound",
+    "class_counts": "samples of each class",
+    "classifier_frechet_distance": "classifier Fréchet distance",
+    "efficientnet_frechet_distance": "Fréchet distance of EfficientNet-Lite0 features",
+    "energy_distance": "energy distance",
+    "fid": "FID",
+    "five_grams": "5-grams",
+    "four_grams": "4-grams",
+    "gaussian": "one Gaussian",
+    "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
+    "histogram": "histogram per pixel",
+    "known_words": "share of sampled words that the training text has",
+    "letter_frequencies": "letter frequencies",
+    "mean_image": "mean image",
+    "nats_above_entropy": "nats above the entropy",
+    "nearest_training_image": "root mean square distance to the nearest training image",
+    "nats_per_point": "nats per point",
+    "negative_elbo": "negative ELBO",
+    "negative_iwae": "negative IWAE bound",
+    "pixel_gaussian": "full-covariance Gaussian of the training pixels",
+    "read_as_asked": "read as the class asked for",
+    "sliced_w2": "sliced W2",
+    "three_grams": "3-grams",
+    "total_variation": "total variation",
+    "two_grams": "2-grams",
+}
+
+
+def name(key: str) -> str:
+    """What a metric or a baseline is called."""
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def number(value: Any) -> str:
+    """Four digits of a float; integers as they are, with commas; several of them as a list."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else ", ".join(number(part) for part in value)
+
+
+def measured(metric: Metric) -> str:
+    """The value with its error and unit, or why there is none."""
+    if metric.value is None:
+        return metric.missing
+    text = number(metric.value) + (f" ± {metric.error:.2g}" if metric.error is not None else "")
+    return text if not metric.unit or metric.unit in name(metric.key) else f"{text} {metric.unit}"
+
+
+def beside(metric: Metric) -> str:
+    """What stands beside the value: true data, and simple models."""
+    parts = [f"true data {number(metric.floor)}"] if metric.floor is not None else []
+    return "; ".join([*parts, *(f"{name(key)} {number(value)}" for key, value in metric.baselines.items())])
+
+
+def protocol(how: Protocol) -> str:
+    """How it was measured, in one line."""
+    examples = (f"{how.examples:,} of {how.data}" if how.examples is not None else how.data) or ""
+    samples = f"{how.samples:,} samples" if how.samples is not None else ""
+    parts = [f"{samples} against {examples}" if samples and examples else samples or examples]
+    parts.append(f"{how.draws} draw{'s' if how.draws != 1 else ''} each" if how.draws is not None else "")
+    parts += [how.setting, f"features of {how.network}" if how.network else "", how.sampler]
+    parts.append(f"seed {how.seed}" if how.seed is not None else "")
+    return "; ".join(part for part in parts if part)
+
+
+def sentence(metric: Metric) -> str:
+    """All of it in one line."""
+    extra = "; ".join(part for part in (beside(metric), protocol(metric.protocol)) if part)
+    return f"{name(metric.key)}: {measured(metric)}" + (f" ({extra})" if extra else "")
