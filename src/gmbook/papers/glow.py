@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.checks import check_count
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.couplings import SplitCoupling
 from gmbook.core.flows.density import Flow
@@ -177,4 +178,5 @@ class Glow(Flow):
         With additive couplings this draws exactly from p(x)^{1/T²}, normalised, for the log-determinant is constant.
         (The paper prints p(x)^{T²}.) With affine couplings it does not.
         """
+        check_count("n", n)
         return self.bijection.inverse(temperature * self.base.sample(n))
