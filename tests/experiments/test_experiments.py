@@ -219,8 +219,8 @@ def test_a_checkpoint_and_a_record_keep_what_training_measured_in_float64(home):
 
 def test_a_checkpoint_that_holds_tables_too_is_read(home):
     """As they were written when a schedule's tables were saved."""
-    experiment = experiments.find("ddpm", "eight_gaussians", "laptop")
-    experiment = replace(experiment, recipe=replace(experiment.recipe, decay="constant"))  # may go on for longer
+    found = experiments.find("ddpm", "eight_gaussians", "laptop")
+    experiment = replace(found, recipe=replace(found.recipe, decay="constant"))  # which more steps do not bend
     runs.run(experiment, home / "tables", steps=2, progress=False)
     step, state = newest_checkpoint(home / "tables")
     plain = runs.load(experiment, home / "tables")
