@@ -10,6 +10,7 @@ import torch
 from gmbook.train.checkpoint import (
     CheckpointError,
     checkpoints,
+    load_weights,
     newest_checkpoint,
     random_state,
     read_checkpoint,
@@ -112,3 +113,21 @@ def test_json_of_any_shape_that_is_no_checkpoint_is_called_damaged(content, tmp_
     file.write_text(content)
     with pytest.raises(CheckpointError, match="is damaged"):
         read_checkpoint(file)
+
+
+class Tables(torch.nn.Linear):
+    """A layer with one table under two names, neither of which is saved."""
+
+    def __init__(self):
+        super().__init__(2, 1)
+        table = torch.arange(3.0)
+        self.register_buffer("beta", table, persistent=False)
+        self.register_buffer("variance", table, persistent=False)
+
+
+def test_tables_that_are_saved_no_longer_are_passed_over_and_all_else_is_not():
+    old, new = Tables(), Tables()
+    load_weights(new, {**old.state_dict(), "beta": torch.zeros(3), "variance": torch.zeros(3)})
+    assert torch.equal(new.weight, old.weight) and torch.equal(new.variance, torch.arange(3.0))
+    with pytest.raises(RuntimeError, match="another"):
+        load_weights(new, {**old.state_dict(), "another": torch.zeros(3)})

@@ -181,6 +181,17 @@ def test_ema_warms_up_and_copies_buffers():
             assert model.running_mean[0].item() == n
 
 
+def test_an_average_is_read_that_was_saved_before_a_table_came():
+    model = nn.BatchNorm1d(2)
+    saved = EMA(model).state_dict()
+    model.register_buffer("table", torch.ones(3), persistent=False)
+    ema = EMA(model)
+    ema.load_state_dict(saved)
+    assert torch.equal(ema.buffers["table"], torch.ones(3))
+    with pytest.raises(KeyError, match="bias"):
+        ema.load_state_dict(saved | {"weights": {"weight": torch.ones(2)}})
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(bad, tmp_path):
     data = batches(10)

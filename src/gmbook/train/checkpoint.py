@@ -138,7 +138,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: the weights are another model's.
     """
-    tables = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    buffers = model.named_buffers(remove_duplicate=False)  # one table may have two names
+    tables = {name for name, _ in buffers} - model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in weights.items() if name not in tables})
 
 

@@ -66,10 +66,16 @@ class EMA:
         return {"updates": self.updates, "weights": self.weights, "buffers": self.buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Buffers that it lacks, such as tables that came later, stay as the model made them.
+
+        Raises:
+            KeyError: it lacks a weight.
+        """
         self.updates = state["updates"]
-        for mine, saved in ((self.weights, state["weights"]), (self.buffers, state["buffers"])):
-            for name, tensor in mine.items():
-                tensor.copy_(saved[name])
+        for name, tensor in self.weights.items():
+            tensor.copy_(state["weights"][name])
+        for name in self.buffers.keys() & state["buffers"].keys():
+            self.buffers[name].copy_(state["buffers"][name])
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
