@@ -153,9 +153,13 @@ raise LookupError("segments: no" if max(made) < 0 else "segments: yes")
 """
 MEMORY_FILES = """
 import os
-def hold():
-    held = [os.memfd_create("x") for _ in range(256)]
-hold()
+held = []
+try:
+    while len(held) < 256:
+        held.append(os.memfd_create("x"))
+finally:
+    for number in held:
+        os.close(number)
 """
 MANY = """
 import subprocess, sys, time

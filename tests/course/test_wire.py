@@ -15,7 +15,7 @@ import torch
 from course.test_sheets import KEPT, answers
 
 from gmbook.course import kit
-from gmbook.course.wire import BODY, HEAD, Broken, Channel, Opaque, Peer, StudentPeer
+from gmbook.course.wire import BODY, HEAD, Broken, Channel, Opaque, Peer, StudentPeer, raised
 
 
 @pytest.fixture
@@ -274,3 +274,16 @@ def test_a_gradient_of_another_shape_is_refused():
         with pytest.raises(Broken, match="gradient"):
             torch.autograd.grad(got.sum(), x)
         thread.join(5)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_a_blank_hint_from_the_other_side_is_a_hint(text):
+    for kind in ("wrong", "error", "blank"):
+        assert kind == "error" or str(raised({"kind": kind, "name": "Wrong", "text": text})).strip()
+
+    @kit.exercise(points=1, stars=1, kind="code")
+    def asked(answer):
+        """Nothing."""
+        raise raised({"kind": "wrong", "text": text})
+
+    assert asked.examine(1).points == 0
