@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -63,7 +64,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         raise Mixed(f"{name}: tensors of two devices, shapes {[tuple(x.shape) for x in tensors]}")
     if there and here and name.startswith(("index", "_unsafe_index")) and not isinstance(args[0], There):
         raise Mixed(f"{name}: a CPU tensor is indexed on the device")
-    if there and name.endswith("_") and name != "copy_" and not isinstance(args[0], There):
+    changed = tree_flatten(args[0])[0] if args and name.endswith("_") and not name.endswith("__") else []
+    if there and name != "copy_" and not all(isinstance(x, There) for x in changed):
         raise Mixed(f"{name}: a CPU tensor is changed by one of the device")
     asked = kwargs.get("device")
     onto = bool(there) if asked is None else torch.device(asked).type == DEVICE.type
@@ -79,7 +81,10 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if name in ("_local_scalar_dense", "equal", "is_nonzero"):
         return result
     known = {id(x.held): x for x in there}
-    if name.endswith("_") and not name.endswith("__") and isinstance(args[0], There):
+    if changed and isinstance(args[0], There):
+        if torch.Tag.inplace_view in func.tags:  # such as unsqueeze_: the wrapper's own shape changes too
+            with no_dispatch():
+                func(*args, **kwargs)
         return args[0]
 
     def back(x: Any) -> Any:
