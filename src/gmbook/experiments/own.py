@@ -168,7 +168,7 @@ def _evaluate_images(own: Own, way: Way) -> Evaluate:
     def report(model: Any, n: int) -> list[Metric]:
         train, test = own.part("train"), own.part("test")
         real, held = data.scale(train.x), data.scale(test.x)
-        x = ways.in_parts(way, own.facts, model, n)
+        x = _compared(way, own.facts, model, n)
         card = Protocol(len(x), f"{test.name}, held out", len(held), seed=seed())
         near = Protocol(min(len(x), 200), f"{train.name}, train", len(real), seed=seed())
         found = [
@@ -192,6 +192,13 @@ def _beside(
 ) -> Metric:
     """A distance of samples to what was held out, beside that of the training part."""
     return Metric(key, distance(x, held).item(), floor=distance(real, held).item(), protocol=how)
+
+
+def _compared(way: Way, facts: Facts, model: Any, n: int) -> Tensor:
+    """n samples to be compared with real ones. Raises ValueError at fewer than two, which have no spread."""
+    if n < 2:
+        raise ValueError(f"at least 2 samples are needed to compare them with the data, got {n}")
+    return ways.in_parts(way, facts, model, n)
 
 
 def _nearest(x: Tensor, real: Tensor) -> float:
@@ -220,7 +227,7 @@ def _evaluate_points(own: Own, way: Way) -> Evaluate:
     def report(model: Any, n: int) -> list[Metric]:
         train, test = own.part("train"), own.part("test")
         real, held = train.standardise(train.x), test.standardise(test.x)
-        x = train.standardise(ways.in_parts(way, own.facts, model, n))
+        x = train.standardise(_compared(way, own.facts, model, n))
         card = Protocol(len(x), f"{test.name}, held out", len(held), seed=seed(), setting="in standard deviations")
         found = [
             _beside("sliced_w2", metrics.sliced_w2, x, real, held, card),

@@ -21,6 +21,7 @@ from gmbook.experiments import gan as gans
 from gmbook.experiments import mdlm as letters
 from gmbook.experiments import realnvp as flows
 from gmbook.experiments.images import centred, pixels
+from gmbook.networks.blocks import zero
 from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.unet import UNet
@@ -201,7 +202,7 @@ def _vae_draw(model: VAE, n: int) -> Tensor:
 def _coupling(inputs: int, outputs: int) -> nn.Sequential:
     """The last layer at 0, so that the flow begins as the identity."""
     mlp = MLP(inputs, outputs, 64, 2)
-    nn.init.zeros_(mlp[-1].get_parameter("weight"))
+    zero(mlp[-1])
     return mlp
 
 

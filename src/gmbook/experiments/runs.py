@@ -155,7 +155,7 @@ def _claim(folder: Path, about: dict[str, Any], recipe: Recipe, resume: bool) ->
     for key in ("paper", "dataset", "budget", "seed"):
         if earlier.get(key, about[key]) != about[key]:
             raise ValueError(f"{folder} holds a run with {key} {earlier[key]}, not {about[key]}: name another folder")
-    if earlier.get("data", {}).get("digest") != about.get("data", {}).get("digest"):
+    if earlier and earlier.get("data", {}).get("digest") != about.get("data", {}).get("digest"):
         raise ValueError(f"{folder} holds a run on other data of the name {about['dataset']}: name another folder")
     if not held:
         return

@@ -78,8 +78,9 @@ class Metric:
 
 
 def mean(key: str, values: Tensor, **rest: Any) -> Metric:
-    """The mean of values (n,), with its standard error std/√n; the rest as in `Metric`."""
-    return Metric(key, values.mean().item(), error=(values.std() / len(values) ** 0.5).item(), **rest)
+    """The mean of values (n,), and its standard error std/√n, which a single value lacks; the rest as in `Metric`."""
+    error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+    return Metric(key, values.mean().item(), error=error, **rest)
 
 
 def with_sampler(metrics: Iterable[Metric], sampler: str) -> list[Metric]:
