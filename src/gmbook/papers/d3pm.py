@@ -175,7 +175,9 @@ def gaussian_matrices(betas: Tensor, vocab: int) -> Tensor:
 def gaussian_chain(vocab: int, betas: Tensor) -> MatrixChain:
     """A chain of `gaussian_matrices`; the paper's images have V = 256, T = 1000 and β linear from 1e-4 to 0.02.
 
-    β scales with the square of the range: for V = 32 and T = 100 take about 1e-3 to 0.2.
+    β scales with the square of the range. With fewer steps than that let its logarithm grow evenly: for V = 32 and T =
+    100 `torch.logspace(-3.1, -0.52, 100)`, with which the exact network's samples of `laws.pairs.eight_gaussians` are
+    within 0.007 of the law in total variation; with β linear to the same end they miss it by 0.025.
     """
     return MatrixChain(gaussian_matrices(betas, vocab))
 
