@@ -77,7 +77,7 @@ def levels(x: Tensor) -> Tensor:
 
 def grey(x: Tensor) -> Tensor:
     """The eight levels as greys in [−1, 1]: int64 -> float32, any shape."""
-    return data.scale(x, LEVELS)
+    return data.scale(x.to(torch.uint8), LEVELS)
 
 
 def batches(seed: int, size: int) -> Batches:
