@@ -463,3 +463,35 @@ def test_no_steps_no_times_and_nan_are_refused():
     for act in (lambda: model.sample(2, steps=2), lambda: model.first_hitting(2)):
         with pytest.raises(ValueError, match="NaN"):
             act()
+
+
+def test_training_sees_all_times():
+    """As many of its times fall below 0.03 as should: 3 % of 27,000."""
+    torch.manual_seed(0)
+    seen = []
+    net = lambda xt, t, y: (seen.append(t), flawed(xt, t))[1]  # noqa: E731
+    model = MDLM(net, (L,), V, timed=True)
+    for _ in range(1000):
+        model.loss(ORIGINS)
+    times = torch.cat(seen)
+    assert abs((times < 0.03).double().mean() - 0.03) < 0.003 and abs((times > 0.97).double().mean() - 0.03) < 0.003
+
+
+def test_labels_reach_the_network_in_every_loss_bound_and_sampler():
+    seen = []
+    model = MDLM(lambda xt, t, y: (seen.append(y), torch.zeros(*xt.shape, V))[1], (L,), V)
+    x, y = torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.tensor([5, 7])
+    for act in (
+        lambda: model.loss(x, y),
+        lambda: model.loss_by_counts(x, y),
+        lambda: model.masked_mean(x, 0.2, 0.9, y),
+        lambda: model.nelbo(x, y, 3),
+        lambda: model.nelbo_discrete(x, y, 3),
+        lambda: model.nelbo_by_counts(x, y),
+        lambda: model.sample(2, y, 3, cache=False),
+        lambda: model.first_hitting(2, y),
+        lambda: model.semi_autoregressive(2, 5, 1, y, steps=1),
+    ):
+        seen.clear()
+        act()
+        assert seen and all(torch.equal(label, y) for label in seen)
