@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gmbook.cli import main
-from gmbook.course import grading, intake, judge, kit, sandbox, sheets
+from gmbook.course import grading, intake, judge, kit, process, sandbox, sheets
 from gmbook.course.intake import Submission
 
 
@@ -111,9 +111,9 @@ def test_scores_are_no_formulas_and_a_page_is_escaped(tmp_path):
 
 
 def test_a_judge_that_fails_gives_no_score(tmp_path, monkeypatch):
-    grader = grading.Grader("06_ddpm", tmp_path, judge.Limits())
+    grader = grading.Grader("06_ddpm", tmp_path, process.Limits())
     monkeypatch.setattr(grading, "JUDGE_MB", 100)  # in which Python cannot import torch
-    grader.limits = judge.Limits(memory_mb=-2000)
+    grader.limits = process.Limits(memory_mb=-2000)
     made = grader.one(Submission("x", intake.Item(("x.ipynb",), 9, lambda: b'{"cells": []}')))
     assert made["verdicts"] == {} and "NOT GRADED: the grader itself failed" in made["notes"][0]
 

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gmbook.course import judge, kit, sheets
+from gmbook.course import judge, kit, process, sheets
 from gmbook.course.intake import Class, Submission, collect, printable, sheet_named
 from gmbook.train.checkpoint import write_atomically
 
@@ -72,7 +72,7 @@ class Grader:
         fenced: False where there is no fence.
     """
 
-    def __init__(self, sheet: str, out: Path, limits: judge.Limits, hidden: Sequence[Path] = (), fenced: bool = True):
+    def __init__(self, sheet: str, out: Path, limits: process.Limits, hidden: Sequence[Path] = (), fenced: bool = True):
         self.sheet, self.out, self.limits, self.fenced = sheet, out, limits, fenced
         book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
         self.hidden = [str(path.resolve()) for path in (*hidden, out, *book)]

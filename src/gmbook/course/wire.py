@@ -162,15 +162,16 @@ class Peer:
 
     def called(self, head: dict[str, Any], tensors: list[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
         """One of our functions, on their values."""
-        place, value = head.get("function"), self.decode(head.get("value"), tensors)
-        sound(type(place) is int and 0 <= place < len(self.functions), "no such function")
-        sound(type(value) is list and list(map(type, value)) == [list, dict])
-        sound(all(type(key) is str for key in value[1]))
+        value = self.decode(head.get("value"), tensors)
+        sound(
+            type(value) is list and list(map(type, value)) == [list, dict] and all(type(key) is str for key in value[1])
+        )
+        function = self.functions[_place(head.get("function"), self.functions)]
         inputs: list[Tensor | None] = [t for t in tensors if t.requires_grad]
         self.brought.append([])
         try:
             with torch.enable_grad():
-                result = self.functions[place](*value[0], **value[1])
+                result = function(*value[0], **value[1])
         finally:
             inputs = inputs + self.brought.pop()
         results: list[Tensor] = []
@@ -323,6 +324,5 @@ def _identifier(name: Any) -> str:
 
 
 def _place(value: Any, among: Sequence[Any] | None = None) -> int:
-    if type(value) is not int or value < 0 or (among is not None and value >= len(among)):
-        raise ValueError("no such place")
+    sound(type(value) is int and value >= 0 and (among is None or value < len(among)))
     return value
