@@ -9,8 +9,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import asdict
+from datetime import datetime
 
 import nbformat
 import pytest
@@ -302,10 +304,52 @@ def test_a_class_with_every_odd_thing(tmp_path, quick, monkeypatch, encoding):
         names = feedback.namelist()
     assert "Ada Lovelace_4711_assignsubmission_file_/Ada Lovelace 4711.html" in names
     assert "noethere_LATE_815_90210_06_ddpm-2.html" in names
-    moodle = list(csv.DictReader((out / "moodle.csv").read_text().splitlines()))
-    assert {"Identifier": "Participant 4711", "Grade": "23", "Maximum Grade": "23"}.items() <= moodle[0].items()
-    canvas = {row["ID"]: row for row in csv.DictReader((out / "canvas.csv").read_text().splitlines())}
-    assert canvas["815"]["06_ddpm"] == "23" and canvas["815"]["Student"] == "noethere"
+
+
+def lines(file):
+    with open(file, newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def test_moodle_takes_the_grades(tmp_path, quick):
+    """As `assignfeedback_offline_grade_importer` reads a worksheet: three columns by name, the number behind a word."""
+    for name in ("Ada Lovelace_4711_assignsubmission_file_", "Bo Ek_4712_assignsubmission_file"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "06_ddpm.ipynb").write_text(NOTEBOOK)
+    (tmp_path / "roster.csv").write_text("Identifier,Full name\nParticipant 4713,Mia Lost\n")
+    command = ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    start = int(time.time())
+    assert main([*command, "--roster", str(tmp_path / "roster.csv")]) == 0
+    head, *body = lines(tmp_path / "out" / "moodle.csv")
+    identifier, grade, modified = (head.index(name) for name in ("Identifier", "Grade", "Last modified (grade)"))
+    assert head.index("Feedback comments") > 0  # a comment in the first column is overlooked
+    assert all(len(row) == len(head) for row in body)
+    got = {row[identifier][len("Participant ") :]: row[grade] for row in body}
+    assert got == {"4711": "23", "4712": "23", "4713": ""}
+    for row in body:
+        assert start <= datetime.fromisoformat(row[modified]).timestamp() <= time.time()
+    with zipfile.ZipFile(
+        tmp_path / "out" / "feedback.zip"
+    ) as archive:  # and as `assignfeedback_file_zip_importer` does
+        pages = [name.partition("/")[0].split("_", 4)[1:4] for name in archive.namelist()]
+    assert pages[:2] == [["4711", "assignsubmission", "file"], ["4712", "assignsubmission", "file"]]
+
+
+def test_canvas_takes_the_grades(tmp_path, quick):
+    """As `GradebookImporter` reads a file: columns by their places, one assignment, its points in their own row."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "noethere_LATE_815_90210_06_ddpm-2.ipynb").write_text(NOTEBOOK)
+    (tmp_path / "in" / "eulerl_816_text.html").write_text("it was too long")
+    (tmp_path / "roster.csv").write_text("LastName,FirstName,ID,SIS Login ID,Section\nLost,Mia,817,m,A\n")
+    command = ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--roster", str(tmp_path / "roster.csv")]) == 0
+    head, points, *body = lines(tmp_path / "out" / "canvas.csv")
+    assert head == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "06_ddpm"]
+    assert "Points Possible" in points[0] and points[5] == "23" and all(len(row) == 6 for row in [points, *body])
+    assert {(row[1], row[5]) for row in body} == {("815", "23"), ("816", ""), ("817", "")}
+    with zipfile.ZipFile(tmp_path / "out" / "feedback.zip") as archive:
+        name = next(name for name in archive.namelist() if name.startswith("noethere"))
+    assert [part for part in name.split("_") if part.isdigit()][:2] == ["815", "90210"]  # the student, the file
 
 
 def test_rows_stay_and_one_student_is_graded_again(tmp_path, quick):
