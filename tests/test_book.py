@@ -272,6 +272,9 @@ SITE = """# A page
 ```{ledger}
 ```
 
+```{sheets}
+```
+
 ```{papers-map}
 ```
 """
@@ -303,6 +306,7 @@ def test_directives_and_roles(tmp_path, monkeypatch):
     address = "tests/papers/test_glow.html#test-papers-test-glow-test-temperature"
     assert f'href="{address}">test_<wbr>temperature<wbr>' in html
     assert f"<p>{ledger.counts()['checks']}</p>" in html
+    assert "06_ddpm" in html and "1 × ★, 7 × ★★, 2 × ★★★" in html
     assert "<h2>2013" in html and 'id="ledger-vae-bound"' in html and '<figure class="gm-map"' in html
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import asdict
@@ -369,6 +370,22 @@ def test_rows_stay_and_one_student_is_graded_again(tmp_path, quick):
     got = rows(tmp_path / "out")
     assert got["ana"]["points"] == "22" and all(row["comment"] == "seen" for row in got.values())
     assert main([*command, "--sheet", "07_ddim"]) == 2
+    assert main([*command, "--again"]) == 0 and sorted(quick) == sorted(["cyd", "ana", "bob", "cyd", "dan", "eve"])
+
+
+def test_as_many_at_a_time_as_asked_for(tmp_path, quick, monkeypatch):
+    judged, together, most = grading.Grader.judged, threading.Barrier(3), []
+
+    def one(self, job, seconds):
+        together.wait(30)  # breaks unless three come
+        most.append(together.parties)
+        return judged(self, job, seconds)
+
+    monkeypatch.setattr(grading.Grader, "judged", one)
+    for number in range(6):
+        (tmp_path / f"{number}.ipynb").write_text(NOTEBOOK)
+    assert main(["course", "grade", str(tmp_path), "--out", str(tmp_path / "out"), "--jobs", "3"]) == 0
+    assert len(most) == 6
 
 
 def test_a_class_of_thousands(tmp_path, quick):

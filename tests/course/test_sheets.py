@@ -84,6 +84,7 @@ def test_at_least_five_mutants_and_another_right_answer(sheet):
 
 @every_sheet
 def test_solutions_get_full_points(sheet, capsys):
+    began = time.process_time()
     space = executed(sheet.source(), skip_grades=True)
     assert "blanks" not in space
     total = 0
@@ -97,6 +98,10 @@ def test_solutions_get_full_points(sheet, capsys):
         with capsys.disabled():
             print(f"\n{sheet.name}.{name}: {verdict.points} points, check {seconds:.2f} s", end="")
     assert total == sum(exercise.points for exercise in sheet.exercises.values())
+    seconds = time.process_time() - began
+    with capsys.disabled():
+        print(f"\n{sheet.name}: {seconds:.0f} s in all", end="")
+    assert seconds < 90
 
 
 @every_sheet
