@@ -134,4 +134,4 @@ def cut(source: str) -> str:
 def page(text: str) -> str:
     """The website's page of a sheet, from its text: with blanks, and not executed."""
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
-    return f'---\n{head}\nmystnb:\n  execution_mode: "off"\n---\n{cut(body)}\n'
+    return f'---\n{head}\nmystnb:\n  execution_mode: "off"\n---\n{cut(body)}'
