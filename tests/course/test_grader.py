@@ -196,6 +196,14 @@ import torch
 precision = torch.ones(1).dtype  # after the missing answer of another exercise was looked for
 assert precision == torch.float32, "the precision of a check is left"
 """
+DIES_LATER = """
+import os
+right = simple_loss
+def simple_loss(*arguments):
+    loss = right(*arguments)
+    loss.register_hook(lambda gradient: os._exit(0))
+    return loss
+"""
 EVERY = sum(POINTS.values())
 ALL_BUT_BRIDGE = EVERY - POINTS["bridge"]
 
@@ -247,6 +255,8 @@ KINDS = {
     "exit": (notebook(extra=["exit()", "raise SystemExit", "import sys\nsys.exit(0)"]), EVERY, "SystemExit"),
     "hard_exit": (within("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
     "hard_exit_in_call": (bridge("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
+    "hard_exit_in_gradient": (notebook({"simple_loss": SOLUTION["simple_loss"] + DIES_LATER}),
+                              EVERY - POINTS["simple_loss"], "ended the process"),
     "kills_parent": (notebook(extra=["import os\nos.kill(os.getppid(), 9)", "import os\nos.killpg(0, 9)",
                                      "import os\nfor n in range(2, 300):\n    try: os.kill(n, 9)\n"
                                      "    except OSError: pass"]), EVERY, ""),
