@@ -63,12 +63,12 @@ class Sheets(Generated):
 
 
 class Chapter(SphinxRole):
-    """`{chapter}`: a chapter's number and name, by its key; a link once the chapter is written."""
+    """`{chapter}`: a chapter's number and name, by its key or number; a link once the chapter is written."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The link, or the words alone."""
         self.env.note_reread()
-        chapter = registry.read().entries[self.text]
+        (chapter,) = [e for e in registry.read().entries.values() if self.text in (e.key, e.chapter.partition("_")[0])]
         words = nodes.inline("", chapter.heading)
         if not (text := chapter.text(ROOT)):
             return [words], []
