@@ -107,12 +107,12 @@ class Channel:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    sizes = value if type(value) is list and len(value) <= DIMENSIONS else [-1]
-    if not all(type(size) is int and 0 <= size <= BODY for size in sizes):
+    listed = type(value) is list and len(value) <= DIMENSIONS
+    if not (listed and all(type(size) is int and 0 <= size <= BODY for size in value)):
         raise ValueError("no shape")
-    if math.prod(max(size, 1) for size in sizes) > BODY:
+    if math.prod(max(size, 1) for size in value) > BODY:
         raise ValueError("no shape")
-    return tuple(sizes)
+    return tuple(value)
 
 
 def _tensor(body: bytearray, dtype: torch.dtype, shape: tuple[int, ...], wanted: bool) -> Tensor:
