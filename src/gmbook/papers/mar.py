@@ -117,7 +117,7 @@ def strided(model: DDPM, steps: int | None) -> DDPM:
         return model
     kept = sub_sequence(model.steps, steps)
     net, betas = Respaced(model.net, kept.to(model.alpha_bar) / model.steps), strided_betas(model.alpha_bar, kept)
-    variance: Literal["large", "small"] = "large" if torch.equal(model.sigma_squared, model.beta) else "small"
+    variance: Literal["large", "small"] = "large" if torch.equal(model.chosen_variance, model.beta) else "small"
     few = DDPM(net, model.shape, betas=betas, predicts=model.predicts, variance=variance, clip=model.clip)
     return few.to(model.device).train(model.training)
 
