@@ -97,7 +97,7 @@ class MarkovChain(nn.Module, ABC):
     def kernel_matrix(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
         """Q with entries q(x_t = w | x_s = v), rows v, columns w: (states, states), float64, for two scalar moments."""
         every = torch.arange(self.states, device=self.stationary.device)[None]  # one sequence of all tokens
-        return self.transition(every, torch.as_tensor(alpha_bar_t), alpha_bar_s)[0]
+        return self.transition(every, torch.as_tensor(alpha_bar_t, dtype=torch.float64), alpha_bar_s)[0]
 
     def posterior_matrices(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
         """q(x_s = u | x_t = w, x_0 = v) as one matrix for each w, rows v, columns u: (states, V, states), float64.
