@@ -205,9 +205,9 @@ class Chain(MarkovChain):
         return (scores - (1 - ratio) * scores.sum(-1, keepdim=True) * self.stationary) / ratio
 
 
-def _rows(kernel: Tensor, x: Tensor) -> Tensor:
-    """The kernels' rows at the tokens: (1 or B, V, V), (B, *S) -> (B, *S, V)."""
-    return kernel[torch.arange(len(kernel), device=x.device).reshape(-1, *[1] * (x.ndim - 1)), x]
+def _beside(index: Tensor, x: Tensor) -> Tensor:
+    """(1 or B,) as (1 or B, 1, …, 1), to index together with tokens x (B, *S): rows alone are read, not whole tables."""
+    return index.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class MatrixChain(MarkovChain):
@@ -261,24 +261,30 @@ class MatrixChain(MarkovChain):
 
     def kernel(self, alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
         """Q_{i+1} ⋯ Q_j from level i (alpha_bar_s) to level j (alpha_bar_t): (1 or B, V, V)."""
+        tables, which = self._tables(alpha_bar_t, alpha_bar_s)
+        return tables[which]
+
+    def _tables(self, alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Some kernels (N, V, V), and which of them leads from each alpha_bar_s to its alpha_bar_t: (1 or B,)."""
         start, end = torch.broadcast_tensors(self.level(alpha_bar_s), self.level(alpha_bar_t))
         if not bool(start.any()):
-            return self.cumulative[end.reshape(-1)]
+            return self.cumulative, end.reshape(-1)
         if bool((end == start + 1).all()):
-            return self.matrices[start.reshape(-1)]
+            return self.matrices, start.reshape(-1)
         pairs, index = torch.unique(torch.stack([start, end], -1).reshape(-1, 2), dim=0, return_inverse=True)
         products = [reduce(torch.matmul, self.matrices[i:j], self.cumulative[0]) for i, j in pairs.tolist()]
-        return torch.stack(products)[index]
+        return torch.stack(products), index
 
     def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
-        kernel = self.kernel(alpha_bar_t, alpha_bar_s)
+        tables, which = self._tables(alpha_bar_t, alpha_bar_s)
         if x.is_floating_point():
             law = self.law(x)
-            return (law.flatten(1, -2) @ kernel).reshape(len(law), *law.shape[1:])
-        return _rows(kernel, x)
+            return (law.flatten(1, -2) @ tables[which]).reshape(len(law), *law.shape[1:])
+        return tables[_beside(which, x), x]
 
     def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
-        return _rows(self.kernel(alpha_bar_t, alpha_bar_s).mT, x)
+        tables, which = self._tables(alpha_bar_t, alpha_bar_s)
+        return tables.mT[_beside(which, x), x]
 
     def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         return categorical(self.transition(x, alpha_bar))
