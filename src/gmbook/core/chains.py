@@ -206,7 +206,7 @@ class Chain(MarkovChain):
 
 
 def _beside(index: Tensor, x: Tensor) -> Tensor:
-    """(1 or B,) as (1 or B, 1, …, 1), to index together with tokens x (B, *S): rows alone are read, not whole tables."""
+    """(1 or B,) as (1 or B, 1, …, 1), beside tokens x (B, *S): so rows alone are read, not whole tables."""
     return index.reshape(-1, *[1] * (x.ndim - 1))
 
 
