@@ -55,7 +55,7 @@ def test_the_page_and_the_readme_are_made_from_the_records():
 
 
 def test_every_experiment_on_real_data_has_an_entry_with_a_source():
-    wanted = {(e.paper, e.dataset) for e in EXPERIMENTS if e.dataset in results.SETS}
+    wanted = {(e.paper, e.dataset) for e in EXPERIMENTS if e.dataset.partition("_")[0] in results.SETS}
     listed = [(entry.paper, entry.dataset) for entry in results.entries()]
     assert sorted(listed) == sorted(wanted), "an experiment needs an entry in book/results/numbers"
     for entry in results.entries():
