@@ -107,8 +107,8 @@ class ImprovedDDPM(DDPM):
         """L_hybrid = L_simple + λ L_vlb (improved-hybrid), i uniform.
 
         L_simple is a mean over dimensions, so L_vlb, a *sum* over the T steps, is taken in bits per dimension: T times
-        the drawn term. Its gradient reaches only the variance: the mean enters it detached. Nothing is clipped here, only
-        in sampling and in the bound of `nelbo`.
+        the drawn term. Its gradient reaches only the variance: the mean enters it detached. Nothing is clipped here,
+        only in sampling and in the bound of `nelbo`.
         """
         self.check_data(x0)
         i = torch.randint(1, self.steps + 1, (len(x0),), device=x0.device)
