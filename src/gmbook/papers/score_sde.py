@@ -110,9 +110,10 @@ def flow_trajectory(
     `guide` and `project` as in `predictor_corrector`.
     """
     field = flow_field(denoiser, y) if guide is None else reverse_drift(denoiser, 0.0, y, guide)
-    states = _walk(lambda x, pair: last(solver(field, x, pair)), x, ts, project)
     if project is None:
         states = solver(field, x, ts)
+    else:  # a step at a time: what an adaptive solver remembers of the field ends where the state is moved
+        states = _walk(lambda x, pair: last(solver(field, x, pair)), x, ts, project)
     yield from _finish(denoiser, states, ts[-1], y)
 
 
