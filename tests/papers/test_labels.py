@@ -21,7 +21,7 @@ from gmbook.papers import ddim, edm, ncsn, score_sde
 # Their y stands in the signature for the contract's sake and is ignored: these models are unconditional.
 UNCONDITIONAL = {"dc_ae", "ffjord", "gan", "glow", "realnvp", "vae", "vqgan"}
 LOSSES = ("loss", "vlb_loss", "distillation_loss")
-MEASURES = ("nelbo", "nelbo_discrete", "nelbo_by_counts", "log_prob")
+BOUNDS = ("nelbo", "nelbo_discrete", "nelbo_by_counts", "log_prob")
 SAMPLERS = ("sample", "first_hitting")
 PREDICTORS = (score_sde.euler_maruyama_predictor, score_sde.reverse_diffusion, score_sde.ancestral)
 
@@ -62,7 +62,7 @@ def method(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def calls_of(paper: str) -> dict[str, Call]:
     """All that a model of the paper does with labels."""
     model = SPECIMENS[paper].build()
-    named = [name for name in (*LOSSES, *MEASURES, *SAMPLERS) if "y" in signature(getattr(model, name, None))]
+    named = [name for name in (*LOSSES, *BOUNDS, *SAMPLERS) if "y" in signature(getattr(model, name, None))]
     return {name: functools.partial(method, name) for name in named}
 
 
