@@ -357,7 +357,7 @@ def test_samples_and_pairs_start_from_the_source():
 def test_what_the_solver_misses_the_next_flow_inherits():
     """N(0, 1) -> N(0, s²), s = ¼: pairs of n Euler steps are (c_n z, z), and their exact 2-RF ends at c_n z, not s z.
 
-    c_n is the product of the steps' factors. Heun's error is far smaller at the same calls, a quarter for twice as many.
+    c_n is the product of the steps' factors. Heun's error is far smaller at the same calls, and of second order.
     """
     s, noise = 0.25, torch.tensor([[1.0]], dtype=F64)
     first = RectifiedFlow(gaussian_net(0.0, s), (1,))
