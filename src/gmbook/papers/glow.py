@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from gmbook.core.checks import check_count
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.couplings import SplitCoupling
-from gmbook.core.flows.density import Base, Flow
+from gmbook.core.flows.density import Flow
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear, Permute, PLULinear
 from gmbook.core.flows.multiscale import Multiscale, Squeeze
 from gmbook.core.flows.pixels import Shift
 from gmbook.core.gaussians import log_normal
+from gmbook.core.law import Density
 from gmbook.core.model import sampling
 from gmbook.networks.blocks import zero
 
@@ -208,7 +209,7 @@ class Glow(Flow):
         self,
         bijection: Bijection,
         shape: tuple[int, ...],
-        base: Base | None = None,
+        base: Density | None = None,
         levels: int | None = None,
         of_level: Tensor | None = None,
         labelled: LabelledTop | None = None,
