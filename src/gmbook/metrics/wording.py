@@ -41,6 +41,7 @@ NAMES = {
     "three_grams": "3-grams",
     "total_variation": "total variation",
     "two_grams": "2-grams",
+    "two_rectified": "2-rectified flow",
 }
 
 
