@@ -20,6 +20,7 @@ NAMES = {
     "fid": "FID",
     "five_grams": "5-grams",
     "four_grams": "4-grams",
+    **{f"frechet_at_{n}": f"classifier Fréchet distance, network calls: {n}" for n in (1, 2, 4, 8, 25)},
     "gaussian": "one Gaussian",
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "histogram": "histogram per pixel",
@@ -31,12 +32,16 @@ NAMES = {
     "nats_per_point": "nats per point",
     "negative_elbo": "negative ELBO",
     "negative_iwae": "negative IWAE bound",
+    "one_rectified": "1-rectified flow",
     "pixel_gaussian": "full-covariance Gaussian of the training pixels",
     "read_as_asked": "read as the class asked for",
+    **{f"recall_at_{n}": f"recall, network calls: {n}" for n in (1, 2, 4, 8, 25)},
     "sliced_w2": "sliced W2",
+    "straightness": "straightness S",
     "three_grams": "3-grams",
     "total_variation": "total variation",
     "two_grams": "2-grams",
+    "two_rectified": "2-rectified flow",
 }
 
 
