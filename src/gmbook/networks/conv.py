@@ -124,8 +124,9 @@ class PatchGAN(nn.Module):
     """A score for each overlapping patch: (B, C, H, W) -> (B, 1, h, w). Isola et al., arXiv:1611.07004.
 
     `downs` convolutions 4×4 of stride 2, one of stride 1 and a last one of stride 1 to a single channel. A score sees
-    a square of `field` pixels a side, 16, 34 or 70 for `downs` = 1, 2, 3, and nothing beyond it. The paper's and VQGAN's have BatchNorm and `downs` = 3. Here the weights are divided by their
-    spectral norm instead: a score then depends on no other example.
+    a square of `field` pixels a side, 16, 34 or 70 for `downs` = 1, 2, 3, and nothing beyond it. The paper's and
+    VQGAN's have BatchNorm and `downs` = 3. Here the weights are divided by their spectral norm instead: a score then
+    depends on no other example.
 
     Args:
         channels: C.
