@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.optimize
 import torch
 from specimen import Specimen, net
 from torch import nn
@@ -32,6 +33,7 @@ from gmbook.papers.latent_diffusion import (
 )
 from gmbook.papers.score_sde import ScoreSDE, probability_flow
 from gmbook.papers.theory.ddpm import gaussian_floor
+from gmbook.papers.theory.latent_diffusion import error_split, guided_gaussian
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
 
@@ -474,3 +476,46 @@ def test_a_unet_learns_from_a_map():
     before = prior.loss(z, z)
     list(train(prior, [(z, z)], steps=150, lr=1e-2))
     assert prior.loss(z, z) < 0.5 * gaussian_floor(1.0, prior.alpha_bar[1:]) < before
+
+
+# ------------------------------------------------------------------------------------------------------ the theory
+
+
+@pytest.mark.equation("ldm-pythagoras")
+def test_the_error_splits_exactly():
+    """Against scipy's assignment in all of space, for data off the plane and samples on it."""
+    basis = torch.linalg.qr(torch.randn(6, 2, dtype=DOUBLE)).Q
+    x, y = torch.randn(60, 6, dtype=DOUBLE), (1 + torch.randn(60, 2, dtype=DOUBLE)) @ basis.T
+    split = error_split(x, y, basis)
+    cost = torch.cdist(x, y).square().numpy()
+    total = cost[scipy.optimize.linear_sum_assignment(cost)].mean()
+    residual = torch.linalg.lstsq(basis, x.T).solution.T @ basis.T - x
+    assert math.isclose(split.total, total, rel_tol=1e-10)
+    assert math.isclose(split.reconstruction, residual.square().sum(1).mean(), rel_tol=1e-10)
+    torch.testing.assert_close(split.reconstruction + split.generation, split.total, rtol=1e-10, atol=0)
+    off = error_split(x, y + torch.randn(60, 6, dtype=DOUBLE), basis)  # off the plane it does not hold
+    assert abs(off.reconstruction + off.generation - off.total) > 0.1
+
+
+@pytest.mark.fact("CFG1")
+@pytest.mark.equation("guidance-flow")
+@pytest.mark.parametrize(
+    "case", [(3.0, 1.0, 0.25, 0.0, 1.0), (2.0, -1.0, 0.5, 0.7, 2.0), (0.5, 1.0, 3.0, 0.0, 1.0)], ids=str
+)
+def test_guided_gaussians_in_closed_form(case):
+    """Against the flow of the guided denoiser itself, from σ = 2,000 down."""
+    s, mean, variance, free_mean, free_variance = case
+    path = VEPath(1e-3, 2000.0)
+    model = guided(gaussian(mean, variance), gaussian(free_mean, free_variance), path, s)
+    x, label = torch.tensor([[-2000.0], [2000.0]], dtype=DOUBLE), torch.zeros(2).long()
+    ends = last(heun(lambda z, t: flow_field(model, label)(z, t).detach(), x, path.times(800))).flatten()
+    got_mean, got_std = guided_gaussian(*case)
+    assert math.isclose(ends.mean(), got_mean, abs_tol=0.01)
+    assert math.isclose(ends.diff() / 2, got_std, abs_tol=0.006)
+
+
+@pytest.mark.equation("guidance-flow")
+def test_without_guidance_it_is_the_condition():
+    assert guided_gaussian(1.0, 0.7, 0.3, -1.0, 2.0) == pytest.approx((0.7, 0.3**0.5), abs=1e-6)
+    mean, std = guided_gaussian(3.0, 1.0, 0.25, 0.0, 1.0)
+    assert (round(mean, 4), round(std, 4)) == (1.5, 0.125)
