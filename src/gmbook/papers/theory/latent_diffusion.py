@@ -42,7 +42,7 @@ def error_split(x: Tensor, samples: Tensor, basis: Tensor) -> Split:
 def guided_gaussian(
     scale: float, mean: float, variance: float, free_mean: float, free_variance: float
 ) -> tuple[float, float]:
-    """Mean and standard deviation of guided sampling between two Gaussians, N(m_c, v_c) and N(m_u, v_u) (guidance-flow).
+    """Mean and standard deviation of guided samples between Gaussians N(m_c, v_c) and N(m_u, v_u) (guidance-flow).
 
     The guided probability flow with α = 1, in w = σ², is dx/dw = ½[s(x − m_c)/(v_c + w) + (1 − s)(x − m_u)/(v_u + w)]:
     linear, so that deviations shrink by F(w) = (v_c + w)^{s/2} (v_u + w)^{(1−s)/2}. From w = ∞, where F = √w, to 0:
