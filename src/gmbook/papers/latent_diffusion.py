@@ -63,7 +63,8 @@ class KLAutoencoder(Autoencoder):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ(x) and the *standard deviation* σ(x): each (B, c, …). The log-variance is kept in [−30, 20]."""
         check_event(x, self.shape)
-        mean, log_variance = self.encoder(x).to(x.dtype).chunk(2, 1)  # in bfloat16 a log-variance is coarse
+        both = self.encoder(x).to(x.dtype).contiguous()  # bfloat16 is coarse; draws do not depend on the memory's order
+        mean, log_variance = both.chunk(2, 1)
         return mean, torch.exp(log_variance.clamp(-30, 20) / 2)
 
     def encode(self, x: Tensor) -> Tensor:
