@@ -64,7 +64,7 @@ def mechanism(
         ax.annotate(
             words.removeprefix("~"),
             ((x0 + x1) / 2, (y0 + y1) / 2),
-            (0, 7) if level else (-7 if left else 7, 0),
+            (0, 7) if level else (-7 if left else 7, 6 if x1 > x0 else 0),  # above an arrow to the right
             textcoords="offset points",
             ha="center" if level else "right" if left else "left",
             va="bottom" if level else "center",
