@@ -250,7 +250,7 @@ def test_schedule_ends():
 
 
 @pytest.mark.parametrize("chain", [Chain.uniform(3), Chain.absorbing(3)], ids=["uniform", "absorbing"])
-@pytest.mark.equation("def-d3pm-leave-one-out")
+@pytest.mark.equation("d3pm-leave-one-out")
 @pytest.mark.equation("def-sedd-concrete-score")
 def test_ideal_networks_by_brute_force(chain):
     pmf, schedule = random_pmf(3, 3), LinearSchedule()

@@ -190,7 +190,7 @@ class Enumeration:
         return torch.stack(marginals, 1), likelihood
 
     def leave_one_out(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x_0^l = v | x_t^{−l}), which does not look at x_t^l (def-d3pm-leave-one-out): (B, L, V)."""
+        """log p(x_0^l = v | x_t^{−l}), which does not look at x_t^l (d3pm-leave-one-out): (B, L, V)."""
         others, _ = self._others(xt, t)
         return (others / others.sum(-1, keepdim=True)).log()
 
