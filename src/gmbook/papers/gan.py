@@ -5,8 +5,8 @@ Miyato, Kataoka, Koyama, Yoshida 2018 (arXiv:1802.05957, spectral normalisation)
 (arXiv:1801.04406, R1 and the Dirac-GAN); Mirza & Osindero 2014 (arXiv:1411.1784, labels for both players).
 
 The paper's D(x) is a probability; the book's discriminator returns its logit ℓ(x), D = sigmoid(ℓ), for log sigmoid is
-stable where log of a rounded probability is not: −log D = softplus(−ℓ), −log(1 − D) = softplus(ℓ). Every player minimises,
-so the discriminator's loss is −V. The latent z is Gaussian here, uniform in the paper's MNIST experiment.
+stable where log of a rounded probability is not: −log D = softplus(−ℓ), −log(1 − D) = softplus(ℓ). Every player
+minimises, so the discriminator's loss is −V. The latent z is Gaussian here, uniform in the paper's MNIST experiment.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _as_it_is(score: Tensor) -> Tensor:
 minimax = Game(_minus_log_d, F.softplus, _log_not_d)
 
 # Section 3: G minimises −log D instead. Another game and another gradient (gan-non-saturating): at the best D that of
-# 2 KL(½(p_d + p_g) ‖ p_d) (gan-non-saturating-gradient). For a generator that can reach p_d both games end there; for one
-# that cannot, they end at different laws.
+# 2 KL(½(p_d + p_g) ‖ p_d) (gan-non-saturating-gradient). For a generator that can reach p_d both games end there;
+# for one that cannot, they end at different laws.
 non_saturating = Game(_minus_log_d, F.softplus, _minus_log_d)
 
 # max(0, 1 − ℓ) and max(0, 1 + ℓ): points beyond the margin no longer pull (gan-hinge).

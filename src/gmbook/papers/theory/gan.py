@@ -1,4 +1,4 @@
-"""What is known exactly of the game of two players: the best discriminator, the divergences, the Dirac-GAN's dynamics."""
+"""What is known exactly of the game of two players: the best discriminator, divergences, the Dirac-GAN's dynamics."""
 
 from __future__ import annotations
 
