@@ -218,7 +218,7 @@ def test_an_indented_block_is_code_outside_the_sections():
 def test_every_module_has_its_page():
     pages = reference.api_pages()
     index = pages[Path("api/index.md")]
-    for name in ("gmbook.core.paths", "gmbook.papers.ddpm", "gmbook.plots.planes", "gmbook.cli"):
+    for name in ("gmbook.core.paths.base", "gmbook.papers.ddpm", "gmbook.plots.planes", "gmbook.cli"):
         assert f".. automodule:: {name}\n" in pages[Path(f"api/{name}.md")]
         assert f"({name}.md)" in index
     assert not [path for path in pages if "._" in path.name or "__init__" in path.name]
@@ -260,7 +260,7 @@ def test_the_table_of_contents_has_the_parts_and_every_text(tmp_path):
 
 SITE = """# A page
 
-{chapter}`ddpm` and {chapter}`nobody`.
+{chapter}`ddpm` and {chapter}`nobody`, by number {chapter}`06`.
 
 {test}`tests/papers/test_glow.py::test_temperature`
 
@@ -270,6 +270,9 @@ SITE = """# A page
 ```
 
 ```{ledger}
+```
+
+```{sheets}
 ```
 
 ```{papers-map}
@@ -298,11 +301,13 @@ def test_directives_and_roles(tmp_path, monkeypatch):
     app = Sphinx(source, None, out, tmp_path / "trees", "html", options, status=None, warning=None, freshenv=True)
     app.build()
     html = (out / "index.html").read_text(encoding="utf-8")
-    assert re.search(r'<a [^>]*href="chapters/06_ddpm/ddpm.html"[^>]*><span class="doc">06 · DDPM</span></a>', html)
+    link = r'<a [^>]*href="chapters/06_ddpm/ddpm.html"[^>]*><span class="doc">06 · DDPM</span></a>'
+    assert len(re.findall(link, html)) == 2
     assert "99 · Nobody" in html and "nobody.html" not in html
     address = "tests/papers/test_glow.html#test-papers-test-glow-test-temperature"
     assert f'href="{address}">test_<wbr>temperature<wbr>' in html
     assert f"<p>{ledger.counts()['checks']}</p>" in html
+    assert "06_ddpm" in html and "1 × ★, 7 × ★★, 2 × ★★★" in html
     assert "<h2>2013" in html and 'id="ledger-vae-bound"' in html and '<figure class="gm-map"' in html
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,23 @@ DOORS = {
     "experiments": {"core", "networks", "papers", *LABORATORY, "experiments", "registry"},
     "course": {"core", "networks", "papers", *LABORATORY, "course"},
 }
+# from the mathematics to the command; a room imports from those before it
+ORDER = (
+    "core",
+    "networks",
+    "papers",
+    "laws",
+    "data",
+    "train",
+    "metrics",
+    "plots",
+    "notebook",
+    "registry",
+    "experiments",
+    "course",
+    "doctor",
+    "cli",
+)
 ARCHITECTURE_IS_THE_PAPER = {f"{key}.py" for key, entry in registry.read().entries.items() if entry.architecture}
 THIRD_PARTY = {"core": {"torch", "ot"}, "networks": {"torch"}}  # ot for the optimal pairing alone
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
@@ -89,6 +107,57 @@ def unpickles(tree: ast.Module, name: str = "") -> list[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_rooms_open_only_their_own_doors(path):
     assert trespasses(path, path.read_text(encoding="utf-8")) == []
+
+
+def graph(level: str) -> dict[str, set[str]]:
+    """Who imports whom within gmbook, at the top of a file or inside a function: by "module", or by "room".
+
+    A package's own `__init__` stands for the package; a room is a folder of the package, or a file beside the folders.
+    """
+    names = {".".join(("gmbook", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    arrows: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = set()
+        for target in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            while target not in names and "." in target:  # `from a.b import c`: c is a module, or a name in a.b
+                target = target.rpartition(".")[0]
+            if target in names and target != "gmbook":
+                found.add(target)
+        arrows[name] = found
+    if level == "room":
+        rooms: dict[str, set[str]] = {}
+        for name, found in arrows.items():
+            here = ".".join(name.split(".")[:2])
+            rooms.setdefault(here, set()).update({".".join(each.split(".")[:2]) for each in found} - {here})
+        return rooms
+    return {name: found - {name} for name, found in arrows.items()}
+
+
+@pytest.mark.parametrize("level", ["module", "room"])
+def test_the_map_of_imports_has_no_circle(level):
+    """Neither among modules nor among rooms, so that each can be read after those that it stands on."""
+    order = list(TopologicalSorter(graph(level)).static_order())  # CycleError names the circle
+    assert "gmbook.core" in order
+
+
+def test_no_arrow_points_upwards():
+    """The rooms have one order, from the mathematics to the command: each imports from those before it alone."""
+    arrows = graph("room")
+    height = {f"gmbook.{room}": i for i, room in enumerate(ORDER)}
+    assert set(arrows) - {"gmbook", "gmbook.lab"} <= set(height), "a new room: give it its place in ORDER"
+    upwards = {
+        (room, other)
+        for room, found in arrows.items()
+        for other in found
+        if height.get(other, 0) >= height.get(room, 99)
+    }
+    assert upwards == set()
+
+
+def test_the_test_sees_a_circle():
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).static_order())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -75,6 +75,19 @@ def test_every_command_runs_or_says_what_needs_the_clone(outside):
     assert outside("train", "ddpm", "mnist", expect=2).count("\n") <= 4
 
 
+def test_the_course_needs_the_clone_to_hand_out_and_not_to_grade(outside, tmp_path):
+    for action in ("release", "solutions"):
+        assert "needs a clone of the repository" in outside("course", action, "06_ddpm", "--out", "made", expect=2)
+    source = "def steps_to_noise(*a):\n    return 'how many?'"
+    cell = {"cell_type": "code", "source": source, "metadata": {}, "outputs": [], "execution_count": None}
+    named = {"gmbook": {"sheet": "06_ddpm"}}
+    made = {"cells": [cell], "metadata": named, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "ada.ipynb").write_text(json.dumps(made))
+    assert "1 submissions of 06_ddpm" in outside("course", "grade", "ada.ipynb", "--out", "grades", "--unfenced")
+    told = json.loads((tmp_path / "grades" / "ada.json").read_text())["verdicts"]["steps_to_noise"]
+    assert told["answered"] and told["points"] == 0 and "str where numbers are due" in told["hint"]
+
+
 def own_data(folder):
     """200 PNGs of odd sizes, a table, a text."""
     import numpy as np

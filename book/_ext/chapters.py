@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
 
 from gmbook import registry
+from gmbook.course import sheets
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = os.environ.get("GMBOOK_REPOSITORY", "").rstrip("/")
@@ -43,13 +45,30 @@ class Contents(Generated):
     markdown = staticmethod(contents)
 
 
+def exercise_sheets() -> str:
+    """A table of the sheets: how many exercises, points, and stars of each number."""
+    rows = []
+    for sheet in sheets.sheets():
+        known = sheet.exercises.values()
+        stars = Counter(exercise.stars for exercise in known)
+        told = ", ".join(f"{stars[number]} × {'★' * number}" for number in sorted(stars))
+        rows.append(f"| {sheet.name} | {len(known)} | {sum(exercise.points for exercise in known)} | {told} |\n")
+    return "| sheet | exercises | points | stars |\n|---|---|---|---|\n" + "".join(rows)
+
+
+class Sheets(Generated):
+    """`{sheets}`: the table of the exercise sheets."""
+
+    markdown = staticmethod(exercise_sheets)
+
+
 class Chapter(SphinxRole):
-    """`{chapter}`: a chapter's number and name, by its key; a link once the chapter is written."""
+    """`{chapter}`: a chapter's number and name, by its key or number; a link once the chapter is written."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The link, or the words alone."""
         self.env.note_reread()
-        chapter = registry.read().entries[self.text]
+        (chapter,) = [e for e in registry.read().entries.values() if self.text in (e.key, e.chapter.partition("_")[0])]
         words = nodes.inline("", chapter.heading)
         if not (text := chapter.text(ROOT)):
             return [words], []
@@ -114,8 +133,9 @@ def add_how_to_have(app: Sphinx, pagename: str, templatename: str, context: dict
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add directive and role, number by chapter, put the links above a chapter."""
+    """Add directives and role, number by chapter, put the links above a chapter."""
     app.add_directive("chapters", Contents)
+    app.add_directive("sheets", Sheets)
     app.add_role("chapter", Chapter())
     app.connect("html-page-context", add_how_to_have)
     app.connect("env-check-consistency", number_figures)

@@ -9,15 +9,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from dataclasses import asdict
+from datetime import datetime
 
 import nbformat
 import pytest
 import yaml
 
 from gmbook.cli import main
-from gmbook.course import grading, intake, judge, kit, sandbox, sheets
+from gmbook.course import grading, intake, judge, kit, process, sandbox, sheets
 from gmbook.course.intake import Submission
 
 
@@ -111,9 +114,9 @@ def test_scores_are_no_formulas_and_a_page_is_escaped(tmp_path):
 
 
 def test_a_judge_that_fails_gives_no_score(tmp_path, monkeypatch):
-    grader = grading.Grader("06_ddpm", tmp_path, judge.Limits())
+    grader = grading.Grader("06_ddpm", tmp_path, process.Limits())
     monkeypatch.setattr(grading, "JUDGE_MB", 100)  # in which Python cannot import torch
-    grader.limits = judge.Limits(memory_mb=-2000)
+    grader.limits = process.Limits(memory_mb=-2000)
     made = grader.one(Submission("x", intake.Item(("x.ipynb",), 9, lambda: b'{"cells": []}')))
     assert made["verdicts"] == {} and "NOT GRADED: the grader itself failed" in made["notes"][0]
 
@@ -302,10 +305,52 @@ def test_a_class_with_every_odd_thing(tmp_path, quick, monkeypatch, encoding):
         names = feedback.namelist()
     assert "Ada Lovelace_4711_assignsubmission_file_/Ada Lovelace 4711.html" in names
     assert "noethere_LATE_815_90210_06_ddpm-2.html" in names
-    moodle = list(csv.DictReader((out / "moodle.csv").read_text().splitlines()))
-    assert {"Identifier": "Participant 4711", "Grade": "23", "Maximum Grade": "23"}.items() <= moodle[0].items()
-    canvas = {row["ID"]: row for row in csv.DictReader((out / "canvas.csv").read_text().splitlines())}
-    assert canvas["815"]["06_ddpm"] == "23" and canvas["815"]["Student"] == "noethere"
+
+
+def lines(file):
+    with open(file, newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def test_moodle_takes_the_grades(tmp_path, quick):
+    """As `assignfeedback_offline_grade_importer` reads a worksheet: three columns by name, the number behind a word."""
+    for name in ("Ada Lovelace_4711_assignsubmission_file_", "Bo Ek_4712_assignsubmission_file"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "06_ddpm.ipynb").write_text(NOTEBOOK)
+    (tmp_path / "roster.csv").write_text("Identifier,Full name\nParticipant 4713,Mia Lost\n")
+    command = ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    start = int(time.time())
+    assert main([*command, "--roster", str(tmp_path / "roster.csv")]) == 0
+    head, *body = lines(tmp_path / "out" / "moodle.csv")
+    identifier, grade, modified = (head.index(name) for name in ("Identifier", "Grade", "Last modified (grade)"))
+    assert head.index("Feedback comments") > 0  # a comment in the first column is overlooked
+    assert all(len(row) == len(head) for row in body)
+    got = {row[identifier][len("Participant ") :]: row[grade] for row in body}
+    assert got == {"4711": "23", "4712": "23", "4713": ""}
+    for row in body:
+        assert start <= datetime.fromisoformat(row[modified]).timestamp() <= time.time()
+    with zipfile.ZipFile(
+        tmp_path / "out" / "feedback.zip"
+    ) as archive:  # and as `assignfeedback_file_zip_importer` does
+        pages = [name.partition("/")[0].split("_", 4)[1:4] for name in archive.namelist()]
+    assert pages[:2] == [["4711", "assignsubmission", "file"], ["4712", "assignsubmission", "file"]]
+
+
+def test_canvas_takes_the_grades(tmp_path, quick):
+    """As `GradebookImporter` reads a file: columns by their places, one assignment, its points in their own row."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "noethere_LATE_815_90210_06_ddpm-2.ipynb").write_text(NOTEBOOK)
+    (tmp_path / "in" / "eulerl_816_text.html").write_text("it was too long")
+    (tmp_path / "roster.csv").write_text("LastName,FirstName,ID,SIS Login ID,Section\nLost,Mia,817,m,A\n")
+    command = ["course", "grade", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--roster", str(tmp_path / "roster.csv")]) == 0
+    head, points, *body = lines(tmp_path / "out" / "canvas.csv")
+    assert head == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "06_ddpm"]
+    assert "Points Possible" in points[0] and points[5] == "23" and all(len(row) == 6 for row in [points, *body])
+    assert {(row[1], row[5]) for row in body} == {("815", "23"), ("816", ""), ("817", "")}
+    with zipfile.ZipFile(tmp_path / "out" / "feedback.zip") as archive:
+        name = next(name for name in archive.namelist() if name.startswith("noethere"))
+    assert [part for part in name.split("_") if part.isdigit()][:2] == ["815", "90210"]  # the student, the file
 
 
 def test_rows_stay_and_one_student_is_graded_again(tmp_path, quick):
@@ -325,6 +370,22 @@ def test_rows_stay_and_one_student_is_graded_again(tmp_path, quick):
     got = rows(tmp_path / "out")
     assert got["ana"]["points"] == "22" and all(row["comment"] == "seen" for row in got.values())
     assert main([*command, "--sheet", "07_ddim"]) == 2
+    assert main([*command, "--again"]) == 0 and sorted(quick) == sorted(["cyd", "ana", "bob", "cyd", "dan", "eve"])
+
+
+def test_as_many_at_a_time_as_asked_for(tmp_path, quick, monkeypatch):
+    judged, together, most = grading.Grader.judged, threading.Barrier(3), []
+
+    def one(self, job, seconds):
+        together.wait(30)  # breaks unless three come
+        most.append(together.parties)
+        return judged(self, job, seconds)
+
+    monkeypatch.setattr(grading.Grader, "judged", one)
+    for number in range(6):
+        (tmp_path / f"{number}.ipynb").write_text(NOTEBOOK)
+    assert main(["course", "grade", str(tmp_path), "--out", str(tmp_path / "out"), "--jobs", "3"]) == 0
+    assert len(most) == 6
 
 
 def test_a_class_of_thousands(tmp_path, quick):

@@ -50,13 +50,14 @@ def code(source, **nbgrader):
     return cell
 
 
-def notebook(replace=None, extra=(), leave=()):
+def notebook(replace=None, extra=(), leave=(), last=()):
     """A submission with right answers.
 
     Args:
         replace: {exercise: source of its answer cell}.
         extra: sources of cells of its own, after the imports.
         leave: grade_ids of the cells to leave out.
+        last: sources of cells of its own, at the end.
     """
     source, cells = SHEET.source(), []
     for cell in source.cells:
@@ -72,7 +73,7 @@ def notebook(replace=None, extra=(), leave=()):
         cells.append(cell)
         if len(cells) == 1:
             cells += [code(text) for text in extra]
-    made = nbformat.v4.new_notebook(cells=cells)
+    made = nbformat.v4.new_notebook(cells=[*cells, *map(code, last)])
     made.metadata["gmbook"] = {"sheet": SHEET.name}
     return made
 
@@ -83,6 +84,14 @@ def renamed():
     for number, cell in enumerate(made.cells):
         if "nbgrader" in cell.metadata:
             cell.metadata["nbgrader"]["grade_id"] = f"cell-{number}"
+    return made
+
+
+def edited(source):
+    """All cells that grade have another source."""
+    made = notebook()
+    for cell in made.cells:
+        cell.source = source if cell.metadata.get("nbgrader", {}).get("grade") else cell.source
     return made
 
 
@@ -187,6 +196,14 @@ import torch
 precision = torch.ones(1).dtype  # after the missing answer of another exercise was looked for
 assert precision == torch.float32, "the precision of a check is left"
 """
+DIES_LATER = """
+import os
+right = simple_loss
+def simple_loss(*arguments):
+    loss = right(*arguments)
+    loss.register_hook(lambda gradient: os._exit(0))
+    return loss
+"""
 EVERY = sum(POINTS.values())
 ALL_BUT_BRIDGE = EVERY - POINTS["bridge"]
 
@@ -225,6 +242,9 @@ KINDS = {
                          ALL_BUT_BRIDGE, "no answer"),
     "odd_metadata": (odd(), EVERY, ""),
     "wrong_then_right": (within(WRONG), EVERY, ""),
+    "edits_grade_cells": (edited("import os\nos._exit(0)"), EVERY, ""),
+    "changed_afterwards": (notebook(last=[WRONG]), EVERY, ""),
+    "answers_late": (notebook({"bridge": "x = 1"}, last=[SOLUTION["bridge"]]), EVERY, ""),
     "overwrites_check": (notebook({"bridge": WRONG}, ["class check:\n    bridge = print"]),
                          ALL_BUT_BRIDGE, "not right"),
     "patches_library": (notebook({"bridge": WRONG}, [PATCH]), ALL_BUT_BRIDGE, "not right"),
@@ -235,6 +255,8 @@ KINDS = {
     "exit": (notebook(extra=["exit()", "raise SystemExit", "import sys\nsys.exit(0)"]), EVERY, "SystemExit"),
     "hard_exit": (within("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
     "hard_exit_in_call": (bridge("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
+    "hard_exit_in_gradient": (notebook({"simple_loss": SOLUTION["simple_loss"] + DIES_LATER}),
+                              EVERY - POINTS["simple_loss"], "ended the process"),
     "kills_parent": (notebook(extra=["import os\nos.kill(os.getppid(), 9)", "import os\nos.killpg(0, 9)",
                                      "import os\nfor n in range(2, 300):\n    try: os.kill(n, 9)\n"
                                      "    except OSError: pass"]), EVERY, ""),
@@ -343,6 +365,14 @@ def test_what_a_stopped_cell_printed_is_shown(graded):
     assert "as far as this" in json.loads((graded[0] / "prints_then_hangs.json").read_text())["output"]
 
 
+def test_the_seed_of_a_check_brings_its_inputs_again(graded):
+    verdict = json.loads((graded[0] / "wrong.json").read_text())["verdicts"]["bridge"]
+    space = {}
+    exec(WRONG, space)
+    again = SHEET.exercises["bridge"].examine(space["bridge"], verdict["seed"])
+    assert again.hint == verdict["hint"] and verdict["seed"] != 0
+
+
 def test_nothing_is_left_behind(graded):
     """No process of a student, no folder, nothing planted."""
     assert not (Path(judge.__file__).parent / "planted.py").exists()
@@ -404,6 +434,15 @@ def until(held, seconds=60):
     while not held():
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_the_fence_of_root_and_of_others(root, monkeypatch):
+    """Root hands the process to a number that is nobody's; all others get a namespace of users."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    command = sandbox.fenced(["true"], sandbox.Bounds())
+    assert ("setpriv" in command) == root and ("--unshare-user" in command) == (not root)
+    assert not root or 2**30 <= int(command[command.index("--reuid") + 1]) < 2**31
 
 
 def test_without_bubblewrap_nothing_is_graded_unless_told(tmp_path, monkeypatch, capsys):

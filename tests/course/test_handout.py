@@ -132,3 +132,12 @@ def test_a_solution_falls_into_code_and_reason():
     )
     assert sheets.solution(source) == ("def f():\n    return 1  # one", "because so.")
     assert sheets.solution("x = 1") == ("x = 1", "")
+
+
+@pytest.mark.parametrize("lines", ["B", "E", "B B E", "B E E", "E B", "B E B"])
+def test_markers_that_do_not_pair_are_refused(lines):
+    source = "\n".join({"B": f"    {sheets.BEGIN}", "E": f"    {sheets.END}"}[letter] for letter in lines.split())
+    with pytest.raises(ValueError, match="do not pair"):
+        sheets.cut(source)
+    whole = f"def f():\n    {sheets.BEGIN}\n    return 1\n    {sheets.END}\nx = f()\n{sheets.BEGIN}\n{sheets.END}"
+    assert sheets.cut(whole) == f"def f():\n    {sheets.STUB}\nx = f()\n{sheets.STUB}"

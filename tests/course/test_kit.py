@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.stats import kstwobign, norm
 
 from gmbook.course import kit
-from gmbook.course.draws import mean_is, normal_is
+from gmbook.course.draws import FARTHEST, SIGMAS, mean_is, normal_is
 from gmbook.course.kit import Wrong, agree, careful, exercise, gradient, numbers
 
 WANT = torch.tensor([[1.0, 4.0], [9.0, 0.25]], dtype=torch.float64)
@@ -167,6 +168,11 @@ def test_the_bars_of_statistics_do_not_rise_with_the_answer():
     draws = draws * 20_000**0.5 / 1e6  # now the mean is 0 within its error and the mean square is 1
     with pytest.raises(Wrong, match="not normal"):
         normal_is(draws, 0.0, 1.0, "x")
+
+
+def test_the_bars_of_statistics_are_seldom_met_by_chance():
+    """Once in some hundred million comparisons."""
+    assert 2 * norm.sf(SIGMAS) < 1e-8 and kstwobign.sf(FARTHEST) < 1e-8
 
 
 def test_gradient_tells_what_is_detached():

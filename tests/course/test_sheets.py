@@ -64,10 +64,39 @@ KEPT = [(sheet, exercise, name) for sheet in SHEETS for exercise, found in answe
 every_sheet = pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
 
 
+GRADED = {"solution": False, "grade": True, "locked": True}
+SOLVED = {"solution": True, "grade": False, "locked": False}
+
+
+def problems(sheet: sheets.Sheet) -> list[str]:
+    """What is wrong with the form of a sheet, one line each: cells against checks, metadata, markers."""
+    cells = [cell for cell in sheet.source().cells if cell.cell_type == "code"]
+    ids = [sheets.of_cell(cell)["grade_id"] for cell in cells if sheets.of_cell(cell)]
+    due = [part for name in sheet.exercises for part in (f"{name}-answer", name)]
+    found = (
+        [f"the cells with nbgrader metadata are {ids}, the checks ask for {due}, in this order"] if ids != due else []
+    )
+    for cell in cells:
+        meta, marked = sheets.of_cell(cell), sheets.BEGIN in cell.source
+        if marked != bool(meta.get("solution")):
+            found.append(f"solution markers and `solution: true` go together, not so in\n{cell.source}")
+        if not meta:
+            continue
+        name, exercise = meta["grade_id"], sheet.exercises.get(meta["grade_id"])
+        role = {**(SOLVED if marked else GRADED), "schema_version": 3, "task": False, "grade_id": name}
+        if dict(meta) != role | ({"points": exercise.points} if exercise and not marked else {}):
+            found.append(f"{name}: nbgrader metadata must be as CONTRIBUTING.md shows them, not {dict(meta)}")
+        if marked and not sheets.solution(cell.source)[1]:
+            found.append(f"{name}: the solution does not end with an explanation, `{sheets.WHY}…`")
+        if not marked and cell.source.strip() != f"check.{name}({name})":
+            found.append(f"{name}: the grade cell must be exactly `check.{name}({name})`")
+    return found
+
+
 @every_sheet
 def test_form(sheet):
     """Cells, checks, points and nbgrader metadata agree; the kept answers name the sheet's exercises."""
-    assert sheets.problems(sheet) == []
+    assert problems(sheet) == []
     assert list(answers(sheet)) == list(sheet.exercises)
     assert all(1 <= exercise.stars <= 3 and exercise.points > 0 for exercise in sheet.exercises.values())
     assert 8 <= len(sheet.exercises) <= 10
@@ -84,6 +113,7 @@ def test_at_least_five_mutants_and_another_right_answer(sheet):
 
 @every_sheet
 def test_solutions_get_full_points(sheet, capsys):
+    began = time.process_time()
     space = executed(sheet.source(), skip_grades=True)
     assert "blanks" not in space
     total = 0
@@ -97,6 +127,10 @@ def test_solutions_get_full_points(sheet, capsys):
         with capsys.disabled():
             print(f"\n{sheet.name}.{name}: {verdict.points} points, check {seconds:.2f} s", end="")
     assert total == sum(exercise.points for exercise in sheet.exercises.values())
+    seconds = time.process_time() - began
+    with capsys.disabled():
+        print(f"\n{sheet.name}: {seconds:.0f} s in all", end="")
+    assert seconds < 90
 
 
 @every_sheet

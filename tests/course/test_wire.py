@@ -15,7 +15,8 @@ import torch
 from course.test_sheets import KEPT, answers
 
 from gmbook.course import kit
-from gmbook.course.wire import BODY, HEAD, Broken, Channel, Opaque, Peer, StudentPeer, raised
+from gmbook.course.channel import BODY, HEAD, Broken, Channel
+from gmbook.course.wire import Opaque, Peer, StudentPeer, raised
 
 
 @pytest.fixture

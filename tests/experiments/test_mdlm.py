@@ -26,7 +26,10 @@ def test_a_prose_experiment_trains_samples_and_draws(paper, tmp_path):
     assert experiment.sheet(drawn).png().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("dataset", "budget"), [("prose", "laptop"), ("text8", "laptop"), ("text8", "gpu")])
+STEPS = {("prose", "laptop"): 2, ("text8", "laptop"): 6 / 5, ("text8", "gpu"): 2}  # the diffusion's over its twin's
+
+
+@pytest.mark.parametrize(("dataset", "budget"), STEPS)
 def test_diffusion_and_baseline_differ_in_causality_and_steps_alone(dataset, budget):
     pair = [experiments.find(paper, dataset, budget) for paper in PAPERS]
     nets = [experiment.model().net for experiment in pair]
@@ -35,7 +38,7 @@ def test_diffusion_and_baseline_differ_in_causality_and_steps_alone(dataset, bud
     for name in ("sample", "sheet"):
         assert getattr(pair[0], name) == getattr(pair[1], name)
     assert replace(pair[0].recipe, steps=1) == replace(pair[1].recipe, steps=1)
-    assert pair[0].recipe.steps == 2 * pair[1].recipe.steps  # half of the letters are masked: so as many are predicted
+    assert pair[0].recipe.steps == STEPS[dataset, budget] * pair[1].recipe.steps
 
 
 def test_diffusion_and_baseline_see_the_same_batches():
@@ -99,6 +102,45 @@ def test_a_record_keeps_samples_as_text_and_as_a_picture(paper, tmp_path):
 def test_text8_experiments_say_what_text_they_used(data_home):
     text = data.text8("train")
     experiment = experiments.find("mdlm", "text8", "laptop")
-    (x,) = next(experiment.batches(0, 4))
-    assert x.shape == (4, 128)
+    x, second = next(experiment.batches(0, 4))
+    assert x.shape == (4, 128) and not second.any()
     assert all(m.protocol.data == f"{text.name}, test" for m in experiment.evaluate(experiment.model().eval(), 2))
+
+
+def test_two_lessons_one_after_the_other():
+    """The first asks about shares hidden in 0.05..0.6 and takes the mean over masks, the second is the bound: on a
+    network whose guesses cost 1 nat each the first is 1 whatever is hidden, and each sees the masks that it should."""
+    torch.manual_seed(0)
+    hidden = []
+
+    def net(xt, t, y):
+        hidden.append((xt == 27).double().mean(1))
+        return torch.zeros(*xt.shape, 27)
+
+    model, x = mdlm.Lessons(net, (400,), 27), torch.randint(27, (64, 400))
+    for second in (None, torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)):
+        assert model.loss(x, second).item() == pytest.approx(math.log(27), abs=1e-5)
+    for shares in hidden[:2]:
+        assert shares.min() < 0.03 and shares.max() > 0.97
+    assert hidden[2].min() > 0 and hidden[2].max() < 0.7 and abs(hidden[2].mean() - 0.325) < 0.02
+
+
+def test_a_timetable_turns_once_and_goes_on_where_it_was():
+    experiment = experiments.find("mdlm", "text8", "laptop")
+    steps, text = experiment.recipe.steps, data.prose("train")
+    plan = lambda first: mdlm.Timetable(mdlm.batches(text, 16, 3, 4), first)  # noqa: E731
+    stream = plan(2)
+    flags = [next(stream)[1].tolist() for _ in range(4)]
+    assert flags == [[False] * 4] * 2 + [[True] * 4] * 2
+    again = plan(2)
+    again.load_state_dict(stream.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(next(stream), next(again)))
+    with pytest.raises(ValueError, match="the first lesson was 2 batches, here it is 5"):
+        plan(5).load_state_dict(stream.state_dict())
+    assert round(mdlm.FIRST * steps) == 4800
+
+
+def test_the_turn_of_the_text8_run(data_home):
+    stream = experiments.find("mdlm", "text8", "laptop").batches(0, 4)
+    stream.windows.step = 4799
+    assert [bool(next(stream)[1].any()) for _ in range(2)] == [False, True]

@@ -323,3 +323,55 @@ def test_no_steps_are_refused_and_numbers_are_times():
     x = torch.randn(3, 2)
     by_tensor = ddim.step(model, x, torch.tensor(0.5).double(), torch.tensor(0.25).double())
     torch.testing.assert_close(ddim.step(model, x, 0.5, 0.25), by_tensor)
+
+
+@pytest.mark.equation("ddim-slerp")
+def test_slerp_turns_evenly():
+    """At weight w the angle to a is wθ, to b (1 − w)θ."""
+    a, b = torch.randn(2, 1, 9, dtype=torch.float64)
+    b = b * a.norm() / b.norm()
+    angle = lambda p, q: torch.acos((p @ q / p.norm() / q.norm()).clamp(-1, 1))  # noqa: E731
+    weights = torch.linspace(0, 1, 7, dtype=torch.float64)
+    theta = angle(a[0], b[0])
+    for w, point in zip(weights, ddim.slerp(a, b, weights)[:, 0]):
+        assert angle(point, a[0]).item() == pytest.approx((w * theta).item(), abs=1e-6)
+        assert angle(point, b[0]).item() == pytest.approx(((1 - w) * theta).item(), abs=1e-6)
+
+
+@pytest.mark.equation("ddim-inversion")
+def test_inversion_begins_at_the_mean_of_the_first_level():
+    """Two levels, ᾱ = 0.64 and 0.04, and ε̂ = c x by hand: α_1x_0 is carried through one step upwards."""
+    betas, c = torch.tensor([1 - 0.64, 1 - 0.04 / 0.64], dtype=torch.float64), 0.3
+    model, x0 = DDPM(lambda x, t, y: c * x, (1,), betas=betas), torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    start = 0.8 * x0
+    guess = (start - 0.6 * c * start) / 0.8
+    want = 0.2 * guess + math.sqrt(0.96) * c * start
+    torch.testing.assert_close(ddim.invert(model, x0, 2), want, rtol=1e-9, atol=0)
+
+
+def test_labels_and_times_reach_the_network():
+    """Quadratic times are i/S squared between the ends; labels come with every call, on the way back too."""
+    path, seen = VPPath(), []
+    model = Denoiser(lambda x, t, y: (seen.append((t[0].item(), y)), torch.zeros_like(x))[1], path, "eps", (2,))
+    y, times = torch.tensor([2, 0, 1]), {}
+    for power in (1.0, 2.0):
+        for name, act in {
+            "sample": lambda p=power: ddim.sample(model, 3, 6, power=p, y=y),
+            "invert": lambda p=power: ddim.invert(model, torch.zeros(3, 2), 6, power=p, y=y),
+        }.items():
+            seen.clear()
+            act()
+            assert all(torch.equal(label, y) for _, label in seen)
+            times[name, power] = torch.tensor([t for t, _ in seen], dtype=torch.float64)
+    u = torch.linspace(1, 0, 6, dtype=torch.float64)
+    for power in (1.0, 2.0):
+        want = path.t_min + (path.t_max - path.t_min) * u**power
+        torch.testing.assert_close(times["sample", power], want, rtol=0, atol=1e-3)
+        torch.testing.assert_close(times["invert", power], times["sample", power].flip(0)[:-1], rtol=0, atol=1e-6)
+
+
+def test_sampling_starts_as_wide_as_the_path_ends():
+    for path in (VEPath(), LinearPath(), VPPath()):
+        torch.manual_seed(0)
+        wide = Denoiser(lambda x, t, y: x, path, "x0", (1,)).prior(20_000).std().item()
+        assert wide == pytest.approx(path.sigma(torch.tensor(path.t_max)).item(), rel=0.03)

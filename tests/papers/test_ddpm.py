@@ -179,6 +179,12 @@ def test_best_noise_prediction_is_the_score_in_disguise(i):
     eps = (x.detach() - alpha * grid) / sigma  # (3, G)
     weight = (law.log_prob(grid[:, None]) - eps**2 / 2).softmax(1)
     torch.testing.assert_close((weight * eps).sum(1, keepdim=True), -sigma * score, rtol=1e-6, atol=1e-6)
+    model, t = (
+        with_truth(law),
+        torch.tensor(i / 1000, dtype=torch.float64),
+    )  # the chapter's: a network that is the truth
+    torch.testing.assert_close(model(x.detach(), t), -sigma * score, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.predict("score", x.detach(), t), score, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.equation("ddpm-simple")
@@ -263,3 +269,58 @@ def test_one_step_is_enough_for_one_gaussian_and_none_is_refused():
     assert abs(model.sample(4000).mean().item() - 1) < 0.1
     with pytest.raises(ValueError, match="at least 1, got 0"):
         DDPM(Returns(4, 2), (2,), steps=0)
+
+
+@pytest.mark.equation("ddpm-decoder")
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_the_last_term_is_the_mass_of_a_bin_at_the_authors_variance(variance):
+    """−log[Φ(δ₊) − Φ(δ₋)] by torch.distributions, with the outer bins to infinity and std √β̃_2 from the table of β;
+    without levels the density."""
+    betas = linear_betas(50)
+    std = (betas[1] * betas[0] / (1 - (1 - betas[0]) * (1 - betas[1]))).sqrt()
+    grid = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    first = torch.ones(9, dtype=torch.int64)
+    for levels in (9, None):
+        model = DDPM(lambda x, t, y: 0.2 * x, (1,), betas=betas, variance=variance, levels=levels)
+        torch.manual_seed(0)
+        got = model.bound_term(grid, first)
+        torch.manual_seed(0)
+        x1 = (1 - betas[0]).sqrt() * grid + betas[0].sqrt() * torch.randn_like(grid)
+        mean = (x1 - betas[0].sqrt() * 0.2 * x1) / (1 - betas[0]).sqrt()  # x̂_0, as μ̃_1 = x̂_0
+        law = torch.distributions.Normal(mean, std)
+        upper = torch.where(grid > 0.99, math.inf, grid + 1 / 8)
+        lower = torch.where(grid < -0.99, -math.inf, grid - 1 / 8)
+        mass = (law.cdf(upper) - law.cdf(lower)).clamp(min=1e-300).log()
+        want = -(mass if levels else law.log_prob(grid))[:, 0]
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.equation("ddpm-ancestral")
+def test_a_temperature_scales_the_noise_of_a_step_and_not_its_mean():
+    model, x = DDPM(lambda x, t, y: torch.tanh(x), (3,), 50), torch.randn(7, 3)
+    for i in (1, 2, 30):
+        steps = {}
+        for temperature in (0.0, 0.5, 1.0):
+            torch.manual_seed(4)
+            steps[temperature] = model.step(x, i, temperature=temperature)
+        torch.testing.assert_close(steps[0.5] - steps[0.0], 0.5 * (steps[1.0] - steps[0.0]))
+        torch.testing.assert_close(steps[0.0], model.reverse_mean(x, torch.tensor(i))[0])
+        spread = (steps[1.0] - steps[0.0]).abs().max()
+        assert spread == 0 if i == 1 else spread > 0
+
+
+def test_a_short_table_is_cut_at_a_variance_of_0_999():
+    """20 · 0.02 · 1000/20 = 1: the entry would leave nothing of x; all others are the line's."""
+    got, line = linear_betas(20), torch.linspace(0.005, 1.0, 20, dtype=torch.float64)
+    torch.testing.assert_close(got[:-1], line[:-1], rtol=1e-12, atol=0)
+    assert got[-1] == 0.999
+
+
+def test_labels_reach_the_network_at_every_step_and_term():
+    seen = []
+    model = DDPM(lambda x, t, y: (seen.append(y), torch.zeros_like(x))[1], (2,), 5)
+    y, x = torch.tensor([3, 1]), torch.zeros(2, 2)
+    for act in (lambda: model.loss(x, y), lambda: model.sample(2, y), lambda: model.nelbo(x, y)):
+        seen.clear()
+        act()
+        assert seen and all(torch.equal(label, y) for label in seen)

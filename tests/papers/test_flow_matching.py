@@ -12,9 +12,11 @@ from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
 from gmbook.core.divergence import divergence
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.core.paths import CosinePath, LinearPath, VPPath
+from gmbook.core.paths import CosinePath, LinearPath, VEPath, VPPath
 from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
+from gmbook.data import ImageSet
 from gmbook.data.batches import LawBatches
+from gmbook.experiments import flow_matching as flow_experiments
 from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
@@ -360,8 +362,13 @@ def test_plateau_is_the_conditional_velocities_mean_square_less_the_marginal_one
     density, velocity = by_hand(x[:, None], time(t))
     d_alpha, d_sigma = OT.rates(time(t))
     second = (WEIGHTS * ATOMS**2).sum()
+    velocity = Truth(LAW, OT, "velocity")(x[:, None], time(t))
     plateau = d_alpha**2 * second + d_sigma**2 - step * (density * velocity[:, 0] ** 2).sum()
     assert plateau.item() == pytest.approx(variance.item(), abs=1e-9)
+    torch.manual_seed(0)
+    best = FlowMatching(Truth(LAW, OT, "velocity"), (1,), OT, time_law=lambda u: torch.full_like(u, t))
+    losses = torch.stack([best.loss(LAW.sample(4000)) for _ in range(50)])  # the loss of the best network, at this t
+    assert abs(losses.mean() - plateau) < 5 * losses.std() / 50**0.5 + 1e-9
 
 
 @path_cases
@@ -605,3 +612,45 @@ def test_the_likelihood_of_the_truth_from_t_0_is_that_of_its_law():
 
 def test_a_pickled_model_keeps_its_time_law():
     same_after_copies(FlowMatching(net(), (2,), time_law=logit_normal(0.3, 0.7)), torch.randn(4, 2))
+
+
+def test_the_marginal_loss_pairs_its_noise_as_the_model_does():
+    """A coupling that hands x_0 out as its own noise leaves x_t = (α + σ)x_0: both losses by hand at a fixed t."""
+    double = lambda x0, noise: (x0, x0)  # noqa: E731
+    net = lambda x, t, y: 0.5 * x  # noqa: E731
+    model = FlowMatching(net, (1,), OT, coupling=double, time_law=lambda u: torch.full_like(u, 0.3))
+    x0, t = torch.randn(50, 1, dtype=F64), time(0.3)
+    xt = (OT.alpha(t) + OT.sigma(t)) * x0
+    got = model.marginal_loss(x0, lambda x, t, y: torch.sin(x))
+    torch.testing.assert_close(got, (0.5 * xt - torch.sin(xt)).square().mean())
+    d_alpha, d_sigma = OT.rates(t)
+    torch.testing.assert_close(model.loss(x0), (0.5 * xt - (d_alpha + d_sigma) * x0).square().mean())
+
+
+def test_the_prior_is_as_wide_as_the_path_ends():
+    torch.manual_seed(0)
+    for path in (VEPath(), OT):
+        model = FlowMatching(lambda x, t, y: x, (1,), path)
+        end = path.sigma(torch.tensor(path.flow_ends[1]))
+        assert model.prior(20_000).std().item() == pytest.approx(end.item(), rel=0.03)
+
+
+@pytest.mark.equation("fm-bits")
+def test_the_bits_of_an_experiment_are_the_code_length_of_bytes():
+    """The exact flow of N(0, ½²) on 2×2 bytes: −log₂ of the mass of a byte's interval, by the normal's distribution
+    function, in the limit of narrow intervals; Jensen's bound lies above by less than 10⁻³."""
+    torch.manual_seed(0)
+    std, levels = 0.5, 256
+
+    class Flow(torch.nn.Module):
+        def forward(self, x, t, y=None):
+            return gaussian_velocity(0.0, std)(x.flatten(1), t).view_as(x)
+
+    images = ((std * torch.randn(200, 1, 2, 2)).clamp(-1, 0.99) * 128 + 128).to(torch.uint8)
+    test = ImageSet(images, torch.zeros(200, dtype=torch.int64), "bytes", "test", ())
+    baseline = metrics.PixelGaussian(images, levels)
+    got, _ = flow_experiments.bits(FlowMatching(Flow(), (1, 2, 2)), test, baseline, 200)
+    normal = torch.distributions.Normal(0.0, std)
+    edges = images.double() / 128 - 1
+    exact = -(normal.cdf(edges + 1 / 128) - normal.cdf(edges)).log2().mean()
+    assert got.value == pytest.approx(exact.item(), abs=3e-3)

@@ -163,6 +163,43 @@ def test_estimates_agree_with_enumeration():
     assert abs(L * model.loss(x) - exact_nelbo(model)[k]) < 0.1
 
 
+@pytest.mark.equation("mdlm-mask-counts")
+def test_a_loss_by_counts_is_the_bound_per_token():
+    """A thousand losses of batches of 7 copies of one word, against its exact bound; and the counts 1..L alike."""
+    torch.manual_seed(0)
+    model, k = MDLM(flawed, (L,), V), 11
+    losses = torch.stack([model.loss_by_counts(ORIGINS[k].expand(7, L)) for _ in range(1000)])
+    assert abs(losses.mean() - exact_nelbo(model)[k] / L) < 4 * losses.std() / 1000**0.5
+    hidden = []
+    model = MDLM(lambda xt, t, y: (hidden.append((xt == MASK).sum(1)), flawed(xt, t))[1], (L,), V)
+    model.loss_by_counts(ORIGINS)  # 27 rows: nine of each count
+    assert torch.bincount(hidden[0]).tolist() == [0, 9, 9, 9]
+
+
+def test_the_mean_over_masks_weighs_shares_between_its_ends_and_masks_alike():
+    """Rows with k masks weigh k: E[sum] over E[number], by enumeration of masks and quadrature in t."""
+    torch.manual_seed(0)
+    model, low, high = MDLM(flawed, (L,), V), 0.2, 0.5
+    times = low + (high - low) * TIMES
+    nats = sum(w * expected(model, t, lambda x, xt, t=t: model.cross_entropy(x, xt, t)) for t, w in zip(times, WEIGHTS))
+    x = ORIGINS.repeat(200, 1)  # 5,400 rows: the number of masks hardly varies
+    losses = torch.stack([model.masked_mean(x[torch.randperm(len(x))], low, high) for _ in range(30)])
+    exact = nats.mean() / (L * (low + high) / 2)
+    assert abs(losses.mean() - exact) < 4 * losses.std() / 30**0.5 + 1e-4
+    for ends in ((0.0, 0.5), (0.5, 0.2), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="0 < low <= high <= 1"):
+            model.masked_mean(x, *ends)
+
+
+def test_every_set_of_as_many_masks_is_equally_likely():
+    torch.manual_seed(0)
+    x = torch.arange(4).expand(60_000, 4)
+    xt = MDLM(lambda *_: None, (4,), 4).hide(x, torch.full((60_000,), 2))
+    assert ((xt == 4).sum(1) == 2).all() and (xt[xt != 4] == x[xt != 4]).all()
+    counts = torch.unique(xt == 4, dim=0, return_counts=True)[1].double()
+    assert len(counts) == 6 and ((counts - 1e4).abs() < 5 * (1e4 * 5 / 6) ** 0.5).all()
+
+
 @pytest.mark.equation("mdlm-weight-variance")
 def test_the_weights_second_moment_grows_like_a_logarithm():
     """One letter that costs c = log V: E[integrand²] over times in [ε, 1] and masks is c² log 1/ε, by quadrature in t
@@ -426,3 +463,35 @@ def test_no_steps_no_times_and_nan_are_refused():
     for act in (lambda: model.sample(2, steps=2), lambda: model.first_hitting(2)):
         with pytest.raises(ValueError, match="NaN"):
             act()
+
+
+def test_training_sees_all_times():
+    """As many of its times fall below 0.03 as should: 3 % of 27,000."""
+    torch.manual_seed(0)
+    seen = []
+    net = lambda xt, t, y: (seen.append(t), flawed(xt, t))[1]  # noqa: E731
+    model = MDLM(net, (L,), V, timed=True)
+    for _ in range(1000):
+        model.loss(ORIGINS)
+    times = torch.cat(seen)
+    assert abs((times < 0.03).double().mean() - 0.03) < 0.003 and abs((times > 0.97).double().mean() - 0.03) < 0.003
+
+
+def test_labels_reach_the_network_in_every_loss_bound_and_sampler():
+    seen = []
+    model = MDLM(lambda xt, t, y: (seen.append(y), torch.zeros(*xt.shape, V))[1], (L,), V)
+    x, y = torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.tensor([5, 7])
+    for act in (
+        lambda: model.loss(x, y),
+        lambda: model.loss_by_counts(x, y),
+        lambda: model.masked_mean(x, 0.2, 0.9, y),
+        lambda: model.nelbo(x, y, 3),
+        lambda: model.nelbo_discrete(x, y, 3),
+        lambda: model.nelbo_by_counts(x, y),
+        lambda: model.sample(2, y, 3, cache=False),
+        lambda: model.first_hitting(2, y),
+        lambda: model.semi_autoregressive(2, 5, 1, y, steps=1),
+    ):
+        seen.clear()
+        act()
+        assert seen and all(torch.equal(label, y) for label in seen)

@@ -21,7 +21,8 @@ from scipy.stats import multivariate_normal, norm
 from gmbook import plots
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.plots.lines import smoothed, spread
-from gmbook.plots.planes import lattice, mass_levels
+from gmbook.plots.motion import mass_levels
+from gmbook.plots.planes import lattice
 from gmbook.plots.sheets import tile
 from gmbook.plots.style import PAGE, png_size
 

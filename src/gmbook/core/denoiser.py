@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import as_time, check_output
+from gmbook.core.law import Law
 from gmbook.core.model import Model
 from gmbook.core.paths import GaussianPath, Quantity, broadcast
 
@@ -70,27 +71,6 @@ class Denoiser(Model):
         """n draws from N(0, σ(t_max)² I), where sampling starts: (n, *S)."""
         t = torch.as_tensor(self.path.t_max, dtype=torch.float64, device=self.device)
         return self.path.sigma(t).to(self.dtype) * self.noise(n)
-
-
-class Law(Protocol):
-    """A law that is known in closed form, together with all its Gaussian blurs."""
-
-    shape: tuple[int, ...]
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), nats: (B, *S) -> (B,)."""
-
-    def score(self, x: Tensor) -> Tensor:
-        """∇ log p(x): (B, *S) -> (B, *S)."""
-
-    def sample(self, n: int) -> Tensor:
-        """n draws: (n, *S)."""
-
-    def diffused(self, alpha: Tensor, sigma: Tensor) -> Law:
-        """The law of αx + σε, for scalars α and σ: (), ()."""
-
-    def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[x | αx + σε = x_t], for α and σ () or (B,): (B, *S) -> (B, *S)."""
 
 
 class Truth(nn.Module):

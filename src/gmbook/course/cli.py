@@ -7,10 +7,11 @@ import contextlib
 import signal
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from gmbook.course import grading, handout, intake, judge, kit, sandbox, sheets
-from gmbook.course.judge import Limits
+from gmbook.course.process import Limits
 from gmbook.train.checkpoint import write_atomically
 
 
@@ -32,13 +33,7 @@ def grade(arguments: argparse.Namespace) -> int:
         raise RuntimeError("the grader runs on Linux, and without a fence on macOS: on Windows use WSL 2")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as with Ctrl-C: nothing is left running
     found = intake.collect(arguments.submissions, without=arguments.out.resolve())
-    limits = Limits(
-        arguments.cell_seconds,
-        arguments.check_seconds,
-        arguments.total_seconds,
-        arguments.memory_mb,
-        arguments.output_kb,
-    )
+    limits = Limits(**{limit.name: getattr(arguments, limit.name) for limit in fields(Limits)})
     if arguments.jobs < 1 or min(vars(limits).values()) <= 0:
         raise ValueError("--jobs and the limits must be above 0")
     sheet = arguments.sheet or grading.sheet_of(found.submissions)
@@ -111,9 +106,10 @@ def add_to(top: argparse.ArgumentParser) -> None:
     sub.add_argument("--again", action="store_true", help="grade all again, not only what is new or changed")
     sub.add_argument("--unfenced", action="store_true", help="without bubblewrap: the cells may do what you may do")
     sub.add_argument("--jobs", type=int, default=2, help="submissions graded at a time; default %(default)s")
-    limits = Limits()
-    sub.add_argument("--cell-seconds", type=float, default=limits.cell_seconds, help="for a cell; default %(default)s")
-    sub.add_argument("--check-seconds", type=float, default=limits.check_seconds, help="a check; default %(default)s")
-    sub.add_argument("--total-seconds", type=float, default=limits.total_seconds, help="for all; default %(default)s")
-    sub.add_argument("--memory-mb", type=int, default=limits.memory_mb, help="address space; default %(default)s")
-    sub.add_argument("--output-kb", type=int, default=limits.output_kb, help="of printing; default %(default)s")
+    for limit in fields(Limits):
+        sub.add_argument(
+            f"--{limit.name.replace('_', '-')}",
+            type=type(limit.default),
+            default=limit.default,
+            help=f"{limit.metadata['help']}; default %(default)s",
+        )

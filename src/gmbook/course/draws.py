@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy.stats import kstest
+from scipy import stats
 from torch import Tensor
 
 from gmbook.course.kit import Wrong, hold, samples
@@ -75,7 +75,7 @@ def normal_is(draws: Tensor, mean: Tensor | float, std: Tensor | float, what: st
     if bool((std > least).all()):
         unit = (draws.detach() - mean) / std
         uncorrelated(unit, what)
-        apart = max(kstest(column, "norm", method="asymp").statistic for column in unit.T.numpy())
+        apart = max(stats.kstest(column, "norm", method="asymp").statistic for column in unit.T.numpy())
         hold(apart <= FARTHEST / math.sqrt(count), f"{what}: mean and variance are right, but the law is not normal.")
 
 

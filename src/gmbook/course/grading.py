@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gmbook.course import judge, kit, sheets
+from gmbook.course import judge, kit, process, sheets
 from gmbook.course.intake import Class, Submission, collect, printable, sheet_named
 from gmbook.train.checkpoint import write_atomically
 
@@ -72,7 +73,7 @@ class Grader:
         fenced: False where there is no fence.
     """
 
-    def __init__(self, sheet: str, out: Path, limits: judge.Limits, hidden: Sequence[Path] = (), fenced: bool = True):
+    def __init__(self, sheet: str, out: Path, limits: process.Limits, hidden: Sequence[Path] = (), fenced: bool = True):
         self.sheet, self.out, self.limits, self.fenced = sheet, out, limits, fenced
         book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
         self.hidden = [str(path.resolve()) for path in (*hidden, out, *book)]
@@ -204,6 +205,7 @@ class Table:
 
     def __init__(self, file: Path, exercises: dict[str, kit.Exercise]):
         self.file, self.exercises = file, exercises
+        self.possible = sum(exercise.points for exercise in exercises.values())
         self.rows: dict[str, dict[str, Any]] = {}
         self.columns = ["student", "id", "points", "possible", *exercises, "seconds", "remarks"]
         if file.exists():
@@ -221,7 +223,7 @@ class Table:
             "student": submission.student,
             "id": submission.id,
             "points": sum(verdict["points"] for verdict in verdicts.values()) if verdicts else "",
-            "possible": sum(exercise.points for exercise in self.exercises.values()),
+            "possible": self.possible,
             **{name: verdicts[name]["points"] if name in verdicts else "" for name in self.exercises},
             "seconds": f"{outcome['seconds']:.0f}",
             "remarks": kit.shortened(" | ".join(outcome["notes"]), LINE),
@@ -247,43 +249,34 @@ def unarmed(text: str) -> str:
 
 
 def export(table: Table, found: Class, sheet: str) -> list[Path]:
-    """What learning platforms take back: moodle.csv, canvas.csv where ids are known, and feedback.zip."""
-    out, made = table.file.parent, [table.file.parent / "feedback.zip"]
+    """What learning platforms take back: feedback.zip, and moodle.csv and canvas.csv where ids are known.
+
+    Moodle's assignment refuses a worksheet without Identifier, Grade and Last modified (grade), which it compares with
+    its own; it reads numbers from "Participant 4711". Canvas wants Student, ID, the two columns of the SIS, Section in
+    this order; any other column is an assignment, and the row of points possible is for one that it does not know.
+    """
+    out, draft = table.file.parent, io.BytesIO()
     of = {unarmed(s.student): s for s in found.submissions if unarmed(s.student) in table.rows}
-    draft = io.BytesIO()
+    moodle: list[dict[str, str]] = []
+    canvas = [{"Student": "    Points Possible", sheet: str(table.possible)}]
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-        for submission in of.values():
-            report = out / f"{stem(submission.student)}.html"
+        for name, submission in of.items():
+            row, report = table.rows[name], out / f"{stem(submission.student)}.html"
+            graded = ""
             if report.exists():
                 archive.writestr(feedback_name(submission), report.read_bytes())
-    write_atomically(made[0], draft.getvalue())
-    numbered = [(table.rows[name], s) for name, s in of.items() if s.id]
-    if numbered:
-        moodle = [
-            {
-                "Identifier": f"Participant {s.id}",
-                "Full name": row["student"],
-                "Grade": row["points"],
-                "Maximum Grade": row["possible"],
-                "Feedback comments": row["remarks"],
-            }
-            for row, s in numbered
-        ]
-        canvas: list[dict[str, str]] = [
-            {
-                "Student": row["student"],
-                "ID": s.id,
-                "SIS User ID": "",
-                "SIS Login ID": "",
-                "Section": "",
-                sheet: row["points"],
-            }
-            for row, s in numbered
-        ]
-        for name, rows in (("moodle.csv", moodle), ("canvas.csv", canvas)):
-            write_atomically(out / name, Table.text(rows, list(rows[0])).encode())
-            made.append(out / name)
-    return made
+                graded = datetime.fromtimestamp(report.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            told = {"Grade": row["points"], "Last modified (grade)": graded, "Feedback comments": row["remarks"]}
+            if submission.id:
+                moodle.append({"Identifier": f"Participant {submission.id}", "Full name": row["student"], **told})
+                canvas.append({"Student": row["student"], "ID": submission.id, sheet: row["points"]})
+    write_atomically(out / "feedback.zip", draft.getvalue())
+    if not moodle:
+        return [out / "feedback.zip"]
+    columns = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", sheet]
+    write_atomically(out / "moodle.csv", Table.text(moodle, list(moodle[0])).encode())
+    write_atomically(out / "canvas.csv", Table.text(canvas, columns).encode())
+    return [out / name for name in ("feedback.zip", "moodle.csv", "canvas.csv")]
 
 
 def feedback_name(submission: Submission) -> str:

@@ -11,7 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from gmbook.course import sheets
-from gmbook.course.judge import Limits
+from gmbook.course.process import Limits
 from gmbook.train.checkpoint import write_atomically
 
 README = """# Exercises of chapter {name}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 MOST = 50 << 20  # bytes of a notebook
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?")
-CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<id>\d{2,})_\d{4,}_.+")
+CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<id>\d{2,})_(\d{4,}_.+|(text|link)\.html)")
 SYSTEM = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 NOTEBOOK = re.compile(r"(?P<stem>.*)\.ipynb(\.txt|\.json)?", re.IGNORECASE | re.DOTALL)
 
@@ -179,11 +179,8 @@ def collect(paths: Sequence[Path], without: Path | None = None) -> Class:
         top = {item.where[0] for item in kept}
         if path.suffix.lower() == ".zip" and len(top) == 1 and len(notebooks) > 1:  # a folder that was zipped
             kept = [replace(item, where=item.where[1:]) for item in kept if len(item.where) > 1]
-        alone = (
-            len(notebooks) == 1 and len(notebooks[0].where) == 1 and not any(len(i.where) > 1 or i.why for i in kept)
-        )
-        if path.is_file() and path.suffix.lower() != ".zip":
-            alone = False
+        several = any(len(item.where) > 1 or item.why or platform(item) for item in kept)
+        alone = len(notebooks) == 1 and not several and (path.is_dir() or path.suffix.lower() == ".zip")
         groups: dict[str, list[Item]] = {}
         for item in kept:
             groups.setdefault(path.resolve().name if alone else owner(item), []).append(item)
@@ -195,10 +192,14 @@ def collect(paths: Sequence[Path], without: Path | None = None) -> Class:
     return made
 
 
+def platform(item: Item) -> re.Match[str] | None:
+    """What a learning platform's name for it says; None where it has another name."""
+    return MOODLE.match(item.where[0]) or CANVAS.fullmatch(item.where[0])
+
+
 def owner(item: Item) -> str:
     """The key by which a student's files belong together."""
-    first = item.where[0]
-    known = MOODLE.match(first) or CANVAS.fullmatch(first)
+    first, known = item.where[0], platform(item)
     if known:
         return first[: known.end("id")]
     whole = NOTEBOOK.fullmatch(first)
@@ -207,7 +208,7 @@ def owner(item: Item) -> str:
 
 def one(original: str, group: list[Item], left: list[tuple[str, str]]) -> Submission:
     """A student's submission, out of all files; the others go to `left`."""
-    known = MOODLE.match(group[0].where[0]) or CANVAS.fullmatch(group[0].where[0])
+    known = platform(group[0])
     told = known.groupdict() if known else {}
     made = Submission(printable(told.get("name", original)), id=told.get("id", ""), original=group[0].where[0])
     if told.get("late"):
@@ -269,10 +270,10 @@ def roster(path: Path) -> list[tuple[str, str]]:
     lines = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
     found = []
     for line in lines:
-        told = {str(key).strip().lower(): (value or "").strip() for key, value in line.items() if type(value) is str}
-        name = next((told[key] for key in ("student", "full name", "name") if told.get(key)), "")
-        name = name or f"{told.get('first name', '')} {told.get('last name', told.get('surname', ''))}".strip()
-        number = next((told[key] for key in ("identifier", "id", "id number") if told.get(key)), "")
+        told = {f"{key}".replace(" ", "").lower(): value.strip() for key, value in line.items() if type(value) is str}
+        name = next((told[key] for key in ("student", "fullname", "name") if told.get(key)), "")
+        name = name or f"{told.get('firstname', '')} {told.get('lastname', told.get('surname', ''))}".strip()
+        number = next((told[key] for key in ("identifier", "id", "idnumber") if told.get(key)), "")
         if name and name.lower() not in ("points possible", "student, test"):
             found.append((printable(name), number.removeprefix("Participant ")))
     if not found:

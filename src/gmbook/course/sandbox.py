@@ -8,6 +8,7 @@ do the rest. Where one of them is missing, or may not start, there is no fence, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -56,15 +57,8 @@ def fenced(inner: Sequence[str], bounds: Bounds, hidden: Sequence[Path] = ()) ->
 
 def limited(inner: Sequence[str], bounds: Bounds) -> list[str]:
     """The command with the limits of POSIX alone, where the system has `prlimit`."""
-    limits = {
-        "as": bounds.memory,
-        "cpu": bounds.seconds,
-        "fsize": FILE_MB << 20,
-        "nofile": FILES,
-        "nproc": TASKS,
-        "core": 0,
-    }
-    return ["prlimit", *(f"--{name}={most}" for name, most in limits.items()), "--", *inner]
+    limits = {"as": bounds.memory, "cpu": bounds.seconds, "fsize": FILE_MB << 20, "nofile": FILES, "nproc": TASKS}
+    return ["prlimit", *(f"--{name}={most}" for name, most in limits.items()), "--core=0", "--", *inner]
 
 
 def view(hidden: Sequence[Path]) -> Iterator[str]:
@@ -119,20 +113,13 @@ def check() -> list[str]:
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and all below it hold in memory, so far as they can be looked at; 0 without /proc."""
-    parents, pages = {}, {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(entry.name)], pages[int(entry.name)] = int(stat[1]), int(stat[21])
+    """Bytes that a process and all below it hold in memory, so far as they can be looked at."""
+    import psutil  # here, since it imports what Windows does not have
 
-    def below(number: int) -> bool:
-        while number > 1:
-            if number == pid:
-                return True
-            number = parents.get(number, 0)
-        return False
-
-    return sum(pages[number] for number in pages if below(number)) * os.sysconf("SC_PAGESIZE") if pages else 0
+    held = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                held += one.memory_info().rss
+    return held

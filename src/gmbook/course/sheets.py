@@ -7,8 +7,8 @@ a solution cell and a grade cell, in nbgrader's metadata. What stands between th
 
 from __future__ import annotations
 
-import copy
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from gmbook.course import kit
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+BLANK = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(?:.*\n)*?[ \t]*{END}[ \t]*$", re.MULTILINE)
 WHY = "# Why: "  # begins the explanation, the last lines of a solution
 STUB = 'raise NotImplementedError("your answer here")'
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,7 +58,11 @@ class Sheet:
 
     def student(self) -> NotebookNode:
         """The notebook with blanks."""
-        return blank(self.source())
+        notebook = bare(self.source())
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = cut(cell.source)
+        return notebook
 
     def explained(self) -> NotebookNode:
         """The notebook with its solutions, a cell of explanation below each."""
@@ -98,22 +103,12 @@ def of_cell(cell: NotebookNode) -> dict[str, object]:
     return cell.metadata.get("nbgrader", {})
 
 
-def bare(source: NotebookNode) -> NotebookNode:
-    """A copy without outputs and counts, that no longer says it is half of a pair."""
-    notebook = copy.deepcopy(source)
+def bare(notebook: NotebookNode) -> NotebookNode:
+    """The notebook, without outputs and counts; it no longer says that it is half of a pair."""
     notebook.metadata.pop("jupytext", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
-def blank(source: NotebookNode) -> NotebookNode:
-    """The student version: bare, and the solutions cut out."""
-    notebook = bare(source)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.source = cut(cell.source)
     return notebook
 
 
@@ -130,60 +125,13 @@ def cut(source: str) -> str:
     Raises:
         ValueError: the markers do not pair.
     """
-    lines: list[str] = []
-    within = False
-    for line in source.splitlines():
-        if line.strip() in (BEGIN, END):
-            if within == (line.strip() == BEGIN):
-                raise ValueError(f"the lines {BEGIN!r} and {END!r} do not pair in\n{source}")
-            if not within:
-                lines.append(line[: len(line) - len(line.lstrip())] + STUB)
-            within = not within
-        elif not within:
-            lines.append(line)
-    if within:
-        raise ValueError(f"a line {END!r} is missing in\n{source}")
-    return "\n".join(lines)
+    text, count = BLANK.subn(rf"\1{STUB}", source)
+    if any(source.count(marker) != count for marker in (BEGIN, END)):
+        raise ValueError(f"the lines {BEGIN!r} and {END!r} do not pair in\n{source}")
+    return text
 
 
 def page(text: str) -> str:
     """The website's page of a sheet, from its text: with blanks, and not executed."""
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
-    return f'---\n{head}\nmystnb:\n  execution_mode: "off"\n---\n{cut(body)}\n'
-
-
-def problems(sheet: Sheet) -> list[str]:
-    """What is wrong with the form of a sheet, one line each: cells against checks, metadata, markers."""
-    found = []
-    cells = [cell for cell in sheet.source().cells if cell.cell_type == "code"]
-    ids = [str(of_cell(cell)["grade_id"]) for cell in cells if of_cell(cell)]
-    if len(set(ids)) != len(ids):
-        found.append("a grade_id occurs twice")
-    due = [part for name in sheet.exercises for part in (f"{name}-answer", name)]
-    if ids != due:
-        found.append(f"the cells with nbgrader metadata are {ids}, the checks ask for {due}, in this order")
-    for cell in cells:
-        meta = of_cell(cell)
-        marked = BEGIN in cell.source
-        if marked != bool(meta.get("solution")):
-            found.append(f"solution markers and `solution: true` go together, not so in\n{cell.source}")
-        if not meta:
-            continue
-        name = str(meta["grade_id"])
-        role = {"solution": True, "grade": False, "locked": False} if marked else GRADED
-        if {**role, "schema_version": 3, "task": False} != {k: v for k, v in meta.items() if k not in VARYING}:
-            found.append(f"{name}: nbgrader metadata must be as CONTRIBUTING.md shows them, not {dict(meta)}")
-        if marked and not solution(cell.source)[1]:
-            found.append(f"{name}: the solution does not end with an explanation, `{WHY}…`")
-        if not marked and name in sheet.exercises:
-            if cell.source.strip() != f"check.{name}({name})":
-                found.append(f"{name}: the grade cell must be exactly `check.{name}({name})`")
-            if meta.get("points") != sheet.exercises[name].points:
-                found.append(
-                    f"{name}: {meta.get('points')} points in the cell, {sheet.exercises[name].points} in checks"
-                )
-    return found
-
-
-GRADED = {"solution": False, "grade": True, "locked": True}
-VARYING = {"grade_id", "points"}
+    return f'---\n{head}\nmystnb:\n  execution_mode: "off"\n---\n{cut(body)}'

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from gmbook.course.cells import Cells
+from gmbook.course.channel import Broken
 from gmbook.course.kit import careful
-from gmbook.course.wire import Broken, StudentPeer
+from gmbook.course.wire import StudentPeer
 
 
 class Notebook:
@@ -29,7 +30,7 @@ class Notebook:
         self.dtype = torch.get_default_dtype()  # of the student's own cells
 
     def offers(self) -> list:
-        """The functions, in the order of the judge's `RUN, READY, ANSWER`."""
+        """The functions, in the order of `process.RUN, READY, ANSWER`."""
         return [self.run, self.ready, self.answer]
 
     def run(self, source: str, place: str) -> str | None:

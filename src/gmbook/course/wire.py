@@ -2,14 +2,11 @@
 
 What crosses: None, truth values, numbers, text, tensors, lists, tuples, dicts, and functions. A function stays where it
 is; the other side gets a stand-in that calls it. Gradients pass once: where a tensor that came across is
-differentiated, the other side is asked for a vector-Jacobian product. Nothing is unpickled, and a message is measured
-before memory is set aside for it.
+differentiated, the other side is asked for a vector-Jacobian product. The heads of messages (`channel`):
 
-A message is two lengths, a JSON head, and the tensors' bytes. The heads:
-
-    {"do": "call", "function": n, "value": [arguments, options], "tensors": […]}    "tensors" tell dtype, shape, and
-    {"do": "product", "call": n, "value": [cotangents], "tensors": […]}             whether a gradient is wanted
-    {"do": "value", "call": n, "value": …, "tensors": […]}                          the answers
+    {"do": "call", "function": n, "value": [arguments, options]}
+    {"do": "product", "call": n, "value": [cotangents]}
+    {"do": "value", "call": n, "value": …}                              the answers
     {"do": "raised", "kind": "wrong" | "blank" | "error", "name": …, "text": …}
 
 A question has a random "number" that its answer repeats. Each side answers calls while it waits for an answer, so
@@ -19,14 +16,10 @@ that functions can be handed over both ways.
 from __future__ import annotations
 
 import importlib
-import json
-import math
 import secrets
 import socket
-import struct
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,114 +27,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gmbook.course.channel import Broken, Channel
 from gmbook.course.kit import NESTED, Given, Unanswered, Wrong, shortened
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
-    + (torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128)
-}
-HEAD, BODY = 1 << 20, 1 << 28  # bytes, at most
-TENSORS, DIMENSIONS, CALLS_WITHIN_CALLS = 1000, 8, 16
+CALLS_WITHIN_CALLS = 16
 
 
-class Broken(Exception):
-    """What came is no message, or nothing comes any more."""
+def sound(held: bool, what: str = "a message is malformed") -> None:
+    """What the other side sent must be so.
 
-
-class Channel:
-    """Messages over a socket, with a moment after which nobody waits any longer."""
-
-    def __init__(self, connection: socket.socket):
-        self.connection = connection
-        self.deadline = math.inf  # of time.monotonic
-
-    def send(self, head: dict[str, Any], tensors: Sequence[Tensor]) -> None:
-        """Send one message.
-
-        Raises:
-            ValueError: it is too large.
-            Broken: the other side does not take it.
-        """
-        told = [{"dtype": str(t.dtype)[6:], "shape": list(t.shape), "wanted": t.requires_grad} for t in tensors]
-        if len(tensors) > TENSORS or sum(t.numel() * t.element_size() for t in tensors) > BODY:
-            raise ValueError(f"more than {TENSORS} tensors, or more than {BODY >> 20} MB")
-        text = json.dumps({**head, "tensors": told}).encode()
-        if len(text) > HEAD:
-            raise ValueError("the value is too large")
-        # a copy in rows: `contiguous` keeps a tensor of one element as it is, and stride 0 has no view as bytes
-        rows = [t.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1) for t in tensors]
-        body = [row.view(torch.uint8).numpy().tobytes() for row in rows]
-        try:
-            self.wait()
-            self.connection.sendall(struct.pack("<II", len(text), sum(map(len, body))) + text + b"".join(body))
-        except OSError as error:
-            raise Broken(str(error)) from error
-
-    def receive(self) -> tuple[dict[str, Any], list[Tensor]]:
-        """The next message; its tensors are leaves that require a gradient where one is wanted.
-
-        Raises:
-            Broken: it is malformed, too large, late, or there is none.
-        """
-        lengths = struct.unpack("<II", self.read(8))
-        if lengths[0] > HEAD or lengths[1] > BODY:
-            raise Broken("a message is too large")
-        try:
-            head = json.loads(self.read(lengths[0]))
-            told = [(DTYPES[t["dtype"]], _shape(t["shape"]), t["wanted"] is True) for t in head["tensors"]]
-            sizes = [math.prod(shape) * dtype.itemsize for dtype, shape, _ in told]
-            if sum(sizes) != lengths[1] or len(told) > TENSORS or type(head["do"]) is not str:
-                raise ValueError("lengths do not agree")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise Broken("a message is malformed") from error
-        body, tensors, start = self.read(lengths[1]), [], 0
-        for (dtype, shape, wanted), size in zip(told, sizes):
-            tensors.append(_tensor(body[start : start + size], dtype, shape, wanted))
-            start += size
-        return head, tensors
-
-    def read(self, count: int) -> bytearray:
-        """So many bytes."""
-        got, filled = bytearray(count), 0
-        view = memoryview(got)
-        while filled < count:
-            try:
-                self.wait()
-                more = self.connection.recv_into(view[filled:])
-            except OSError as error:
-                raise Broken(str(error)) from error
-            if not more:
-                raise Broken("the other side is gone")
-            filled += more
-        return got
-
-    def wait(self) -> None:
-        """Let the next step on the socket take no longer than until the deadline."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("too late")
-        self.connection.settimeout(None if left == math.inf else left)
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    if type(value) is not list or len(value) > DIMENSIONS:
-        raise ValueError("no shape")
-    if not all(type(size) is int and 0 <= size <= BODY for size in value):
-        raise ValueError("no shape")
-    if math.prod(max(size, 1) for size in value) > BODY:
-        raise ValueError("no shape")
-    return tuple(value)
-
-
-def _tensor(body: bytearray, dtype: torch.dtype, shape: tuple[int, ...], wanted: bool) -> Tensor:
-    if not body:
-        value = torch.empty(shape, dtype=dtype)
-    elif dtype == torch.bool:
-        value = torch.frombuffer(body, dtype=torch.uint8).ne(0).reshape(shape)
-    else:
-        value = torch.frombuffer(body, dtype=dtype).reshape(shape)
-    return value.requires_grad_(wanted and (dtype.is_floating_point or dtype.is_complex))
+    Raises:
+        Broken: it is not.
+    """
+    if not held:
+        raise Broken(what)
 
 
 class Opaque:
@@ -156,13 +55,6 @@ class Call:
     outputs: list[Tensor]  # those with a gradient
 
 
-@dataclass
-class Waiting:
-    """A request that is under way: the tensors that were given out meanwhile, with their own gradients."""
-
-    given: list[Tensor] = field(default_factory=list)
-
-
 class Peer:
     """One side of the wire.
 
@@ -174,7 +66,7 @@ class Peer:
         self.channel = Channel(connection)
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
-        self.waiting: list[Waiting] = []  # requests of ours, innermost last
+        self.waiting: list[list[Tensor]] = []  # for each request of ours, innermost last: what was given out meanwhile
         self.brought: list[list[Tensor | None]] = []  # for each call being answered: what our own requests brought
         self.trouble: Exception | None = None  # raised by a function of ours, within a request of ours
         self.anchor = torch.zeros((), requires_grad=True)
@@ -195,13 +87,12 @@ class Peer:
         """
         tensors: list[Tensor] = []
         value = self.encode([list(arguments), options], tensors)
-        waiting = Waiting()
-        head, got = self.request({"do": "call", "function": function, "value": value}, tensors, waiting)
+        given: list[Tensor] = []  # to the other side meanwhile, with gradients of its own
+        head, got = self.request({"do": "call", "function": function, "value": value}, tensors, given)
         wanted = [t for t in got if t.requires_grad]
         if wanted:
-            if type(head.get("call")) is not int:
-                raise Broken("a message is malformed")
-            inputs = [t for t in tensors if t.requires_grad] + waiting.given
+            sound(type(head.get("call")) is int)
+            inputs = [t for t in tensors if t.requires_grad] + given
             joined = iter(_Across.apply(self, head["call"], [t.detach() for t in wanted], self.anchor, *inputs))
             if self.brought:  # None for what was asked for without gradients, within torch.no_grad()
                 wanted = list(joined)
@@ -211,25 +102,24 @@ class Peer:
         return self.decode(head.get("value"), got)
 
     def request(
-        self, head: dict[str, Any], tensors: list[Tensor], waiting: Waiting
+        self, head: dict[str, Any], tensors: list[Tensor], given: list[Tensor]
     ) -> tuple[dict[str, Any], list[Tensor]]:
-        """Send, and answer what comes until the answer comes."""
-        if len(self.waiting) >= CALLS_WITHIN_CALLS:
-            raise Broken("calls within calls, too deep")
-        self.waiting.append(waiting)
+        """Send, and answer what comes until the answer comes; what is given out meanwhile is added to `given`."""
+        sound(len(self.waiting) < CALLS_WITHIN_CALLS, "calls within calls, too deep")
+        self.waiting.append(given)
         outer, self.trouble = self.trouble, None
         try:
             number = secrets.randbits(62)  # so that what was sent before it was asked for is no answer
             self.channel.send({**head, "number": number}, tensors)
             while True:
                 reply, got = self.channel.receive()
-                if reply["do"] in ("value", "raised") and reply.get("number") != number:
-                    raise Broken("an answer to no question")
-                if reply["do"] == "value":
-                    return reply, got
+                if reply["do"] not in ("value", "raised"):
+                    self.answer(reply, got)
+                    continue
+                sound(reply.get("number") == number, "an answer to no question")
                 if reply["do"] == "raised":
                     raise self.trouble or raised(reply)
-                self.answer(reply, got)
+                return reply, got
         finally:
             self.waiting.pop()
             self.trouble = outer
@@ -238,14 +128,9 @@ class Peer:
         """Vector-Jacobian product of an earlier call; None where an input was not used."""
         tensors: list[Tensor] = []
         value = self.encode([None if c is None else c.detach() for c in cotangents], tensors)
-        head, got = self.request({"do": "product", "call": call, "value": value}, tensors, Waiting())
+        head, got = self.request({"do": "product", "call": call, "value": value}, tensors, [])
         products = self.decode(head.get("value"), got)
-        if type(products) is not list or len(products) != len(inputs):
-            raise Broken("a gradient is malformed")
-        for found, of in zip(products, inputs):
-            fits = isinstance(found, Tensor) and found.shape == of.shape and found.dtype == of.dtype
-            if found is not None and not fits:
-                raise Broken("a gradient is malformed")
+        sound(fit(products, inputs), "a gradient is malformed")
         return products
 
     # ----------------------------------------------------------------------------------------------- answering
@@ -262,11 +147,9 @@ class Peer:
     def answer(self, head: dict[str, Any], tensors: list[Tensor]) -> None:
         """Do what is asked, and send what comes out, or what went wrong."""
         acts = {"call": self.called, "product": self.asked_product}
-        act = acts.get(head["do"])
-        if act is None:
-            raise Broken("a message is malformed")
+        sound(head["do"] in acts)
         try:
-            reply, results = act(head, tensors)
+            reply, results = acts[head["do"]](head, tensors)
             self.channel.send({**reply, "number": head.get("number")}, results)
         except Broken:
             raise
@@ -279,18 +162,16 @@ class Peer:
 
     def called(self, head: dict[str, Any], tensors: list[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
         """One of our functions, on their values."""
-        place, value = head.get("function"), self.decode(head.get("value"), tensors)
-        if type(place) is not int or not 0 <= place < len(self.functions):
-            raise Broken("no such function")
-        if type(value) is not list or list(map(type, value)) != [list, dict]:
-            raise Broken("a message is malformed")
-        if not all(type(key) is str for key in value[1]):
-            raise Broken("a message is malformed")
+        value = self.decode(head.get("value"), tensors)
+        sound(
+            type(value) is list and list(map(type, value)) == [list, dict] and all(type(key) is str for key in value[1])
+        )
+        function = self.functions[_place(head.get("function"), self.functions)]
         inputs: list[Tensor | None] = [t for t in tensors if t.requires_grad]
         self.brought.append([])
         try:
             with torch.enable_grad():
-                result = self.functions[place](*value[0], **value[1])
+                result = function(*value[0], **value[1])
         finally:
             inputs = inputs + self.brought.pop()
         results: list[Tensor] = []
@@ -299,28 +180,23 @@ class Peer:
         if outputs:
             self.calls[len(self.calls)] = Call(inputs, outputs)
             if self.waiting:
-                self.waiting[-1].given += outputs
+                self.waiting[-1] += outputs
         return {"do": "value", "call": len(self.calls) - 1, "value": encoded}, results
 
     def asked_product(self, head: dict[str, Any], tensors: list[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
         """The vector-Jacobian product of a call that was answered here."""
         place, cotangents = head.get("call"), self.decode(head.get("value"), tensors)
-        if type(place) is not int or place not in self.calls or type(cotangents) is not list:
+        call = self.calls.get(place) if type(place) is int else None
+        if call is None or not fit(cotangents, call.outputs):
             raise Broken("a gradient is malformed")
-        call = self.calls[place]
-        if len(cotangents) != len(call.outputs):
-            raise Broken("a gradient is malformed")
-        used = [(out, c) for out, c in zip(call.outputs, cotangents) if isinstance(c, Tensor)]
-        if not all(c.shape == out.shape and c.dtype == out.dtype for out, c in used):
-            raise Broken("a gradient is malformed")
-        products: list[Tensor | None] = [None] * len(call.inputs)
-        there = [place for place, value in enumerate(call.inputs) if value is not None]
-        if there and used:
+        used = [(out, c) for out, c in zip(call.outputs, cotangents) if c is not None]
+        inputs = [value for value in call.inputs if value is not None]
+        found: Any = [None] * len(inputs)
+        if inputs and used:
             outputs, weights = zip(*used)
-            inputs = [value for value in call.inputs if value is not None]
             found = torch.autograd.grad(outputs, inputs, weights, retain_graph=True, allow_unused=True)
-            for at, gradient in zip(there, found):
-                products[at] = gradient
+        each = iter(found)
+        products = [None if value is None else next(each) for value in call.inputs]
         results: list[Tensor] = []
         return {"do": "value", "value": self.encode(products, results)}, [t.detach() for t in results]
 
@@ -425,6 +301,14 @@ class _Across(torch.autograd.Function):
         return None, None, None, None, *ctx.peer.product(ctx.call, cotangents, ctx.inputs)
 
 
+def fit(gradients: Any, of: Sequence[Tensor]) -> bool:
+    """Whether these are gradients of those tensors, or None where one was not used."""
+    if type(gradients) is not list or len(gradients) != len(of):
+        return False
+    pairs = [(found, value) for found, value in zip(gradients, of) if found is not None]
+    return all(type(g) is Tensor and g.shape == v.shape and g.dtype == v.dtype for g, v in pairs)
+
+
 def raised(reply: dict[str, Any]) -> Exception:
     """The exception that the other side reports."""
     name, text = _identifier(reply.get("name")), shortened(str(reply.get("text", "")))
@@ -440,6 +324,5 @@ def _identifier(name: Any) -> str:
 
 
 def _place(value: Any, among: Sequence[Any] | None = None) -> int:
-    if type(value) is not int or value < 0 or (among is not None and value >= len(among)):
-        raise ValueError("no such place")
+    sound(type(value) is int and value >= 0 and (among is None or value < len(among)))
     return value

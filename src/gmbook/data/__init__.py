@@ -1,7 +1,7 @@
 """Real data: the sets, their download, pixels and letters as numbers, and streams of batches."""
 
 from gmbook.data.alphabet import ALPHABET, decode, encode
-from gmbook.data.download import DataCorrupt, DataMissing
+from gmbook.data.errors import DataCorrupt, DataMissing
 from gmbook.data.pixels import binarise, dequantise, quantise, scale, unscale
 from gmbook.data.sets import (
     CIFAR10_CLASSES,

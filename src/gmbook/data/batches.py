@@ -9,11 +9,12 @@ Several processes read the same whole batches, and each takes its part of the ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from gmbook.core.law import Source
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -196,21 +197,13 @@ class TextBatches(Stream):
         return {**super().state_dict(), "length": self.length, "sequential": int(self.order == "sequential")}
 
 
-class Law(Protocol):
-    """What can be drawn from: a toy law."""
-
-    def sample(self, n: int) -> Tensor:
-        """n draws: (n, *S)."""
-        ...
-
-
 class LawBatches(Iterator[tuple[Tensor, ...]]):
     """Fresh draws from a law: endless (x,) with x = law.sample(size), from torch's default generator.
 
     The order is that generator's: whoever saves and restores it resumes exactly; the state counts the steps.
     """
 
-    def __init__(self, law: Law, size: int):
+    def __init__(self, law: Source, size: int):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.law, self.size, self.step = law, size, 0

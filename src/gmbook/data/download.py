@@ -15,33 +15,20 @@ import io
 import json
 import os
 import shutil
-import sys
-import tarfile
 import tempfile
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from gmbook.data.archives import unpack
+from gmbook.data.errors import DataCorrupt, DataMissing, DownloadFailed
+
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[2]  # src/gmbook/data -> the repository, when gmbook runs from one
-
-
-class DataMissing(FileNotFoundError):
-    """A data set is not on this machine. The message says how to get it."""
-
-
-class DataCorrupt(ValueError):
-    """A file of a data set is truncated, damaged, or not what its name says. The message names it."""
-
-
-class DownloadFailed(OSError):
-    """A download came to nothing; nothing half-written is left behind. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +248,7 @@ def _place(source: Source, wanted: Entry, staging: Path, home: Path, progress: b
     landing.mkdir(parents=True, exist_ok=True)
     downloaded = _download(source, wanted, staging if source.members else landing, progress, timeout)
     if source.members:
-        _unpack(downloaded, source.members, landing)
+        unpack(downloaded, source.members, landing)
         downloaded.unlink()  # makes room for the next source
     for file in source.files:
         if not (home / file).is_file():
@@ -356,47 +343,3 @@ def _download(source: Source, wanted: Entry, folder: Path, progress: bool, timeo
         f"{wanted.title} could not be downloaded ({'; '.join(failures)}): check the network and repeat "
         f"`gmbook data {wanted.name}`, or set GMBOOK_DATA to a folder that holds {next(iter(wanted.files))}"
     )
-
-
-# Python 3.11.0 to 3.11.3 have no filter yet; the names are looked at everywhere, and the archive's SHA-256 was.
-_FILTER: dict[str, Any] = {"filter": "data"} if sys.version_info >= (3, 11, 4) else {}
-
-
-def _unpack(archive: Path, members: dict[str, list[str]], folder: Path) -> None:
-    """Unpack a .tar.gz or .zip into the empty `folder`; an archive with any entry that points outside is refused.
-
-    Raises:
-        DataCorrupt: an unsafe entry, a member that is missing or another, or an archive that cannot be read.
-    """
-    import pooch
-
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as opened:
-                _refuse_outside(archive.name, opened.namelist())
-                opened.extractall(folder)
-        else:
-            with tarfile.open(archive, "r:gz") as opened_tar:
-                _refuse_outside(archive.name, opened_tar.getnames())
-                opened_tar.extractall(folder, **_FILTER)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's; gzip's own errors have no number
-            raise
-        if isinstance(error, getattr(tarfile, "FilterError", ())):
-            raise DataCorrupt(f"{archive.name} is not safe to unpack: {error}") from error
-        raise DataCorrupt(f"{archive.name} cannot be unpacked ({error}): fetch it again") from error
-    lost = sorted(member for member in members if not (folder / member).is_file())
-    if lost:
-        raise DataCorrupt(f"{archive.name} lacks {', '.join(lost)}: fetch it again")
-    for member, digests in members.items():
-        kinds = {digest.split(":")[0] for digest in digests}
-        if not {f"{kind}:{pooch.file_hash(str(folder / member), alg=kind)}" for kind in kinds} & set(digests):
-            raise DataCorrupt(f"{archive.name} holds another {member} than the registered one: fetch it again")
-
-
-def _refuse_outside(archive: str, names: list[str]) -> None:
-    """Refuse names that are absolute, have a drive, or climb."""
-    for name in names:
-        path = PureWindowsPath(name)  # reads both kinds of slash, and drives
-        if path.anchor or ".." in path.parts:
-            raise DataCorrupt(f"{archive} is not safe to unpack: its entry {name!r} points outside")

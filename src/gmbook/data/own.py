@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmbook.data.download import DataCorrupt, DataMissing
+from gmbook.data.errors import DataCorrupt, DataMissing
 from gmbook.data.sets import ImageSet, TextSet, split_range
 
 LEAST = 20  # examples: below it a split leaves nothing to measure on

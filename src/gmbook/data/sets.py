@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from gmbook.data.alphabet import ALPHABET, NOT_A_SYMBOL, TO_TOKEN, decode
-from gmbook.data.download import PACKAGE, DataCorrupt, DataMissing, entry, sound
+from gmbook.data.download import PACKAGE, entry, sound
+from gmbook.data.errors import DataCorrupt, DataMissing
 
 T = TypeVar("T")
 DIGIT_CLASSES = tuple("0123456789")

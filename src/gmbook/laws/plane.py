@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_event
-from gmbook.core.denoiser import Law
 from gmbook.core.gaussians import GaussianMixture
+from gmbook.core.law import Law
 
 
 def cell_centres(low: float, high: float, cells: int) -> tuple[Tensor, float]:

@@ -77,9 +77,16 @@ class Metric:
         return parts[name]
 
 
-def mean(key: str, values: Tensor, **rest: Any) -> Metric:
-    """The mean of values (n,), and its standard error std/√n, which a single value lacks; the rest as in `Metric`."""
-    error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+def mean(key: str, values: Tensor, blocks: int | None = None, **rest: Any) -> Metric:
+    """The mean of values (n,), and its standard error std/√n, which a single value lacks; the rest as in `Metric`.
+
+    Args:
+        blocks: where neighbours are alike, as windows of one text are: the values are cut into so many runs of
+            neighbours, and the error is that of the runs' means, std/√blocks. Fewer values than two in a run have none.
+    """
+    many = len(values) if blocks is None else blocks
+    means = values if blocks is None else torch.stack([part.mean() for part in values.tensor_split(blocks)])
+    error = (means.std() / many**0.5).item() if 1 < many and (blocks is None or len(values) >= 2 * blocks) else None
     return Metric(key, values.mean().item(), error=error, **rest)
 
 

@@ -46,7 +46,7 @@ class DDPM(Denoiser):
         betas: the table (T,); None for the paper's linear one.
         predicts: what the network outputs: "eps" in the paper, or any other quantity.
         variance: σ_i² of the reverse step: "large" is β_i, "small" is β̃_i (§3.2). They are optimal for x_0 ~ N(0, I)
-            and for a single point.
+            and for a single point. At i = 1, where only the decoder reads it, both are β̃_2, as in the authors' code.
         clip: sampling clips x̂_0 to [−clip, clip]; 1.0 for images in [−1, 1], None for toys.
         levels: the decoder of the last step: 256 for images on the grid −1 + 2k/255 (Eq. 13), None for a density.
     """
@@ -58,7 +58,8 @@ class DDPM(Denoiser):
     weight_xt: Tensor
     beta_tilde: Tensor
     least_variance: Tensor  # β̃_i, and β̃_2 at i = 1
-    sigma_squared: Tensor
+    sigma_squared: Tensor  # β_i or β̃_i, and β̃_2 at i = 1
+    chosen_variance: Tensor  # β_i or β̃_i as the paper has them, at i = 1 too
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class DDPM(Denoiser):
             "weight_xt": torch.cat([one, bridge.weight_xt]),
             "beta_tilde": beta_tilde,
             "least_variance": least,  # β̃_i, and at i = 1 β̃_2, or β_1 where T = 1
-            "sigma_squared": beta if variance == "large" else least,
+            "sigma_squared": torch.cat([least[:2], (beta if variance == "large" else least)[2:]]),
+            "chosen_variance": beta if variance == "large" else beta_tilde,
         }
         for name, table in tables.items():  # all (T + 1,), float64, made by the constructor and not saved
             self.register_buffer(name, table, persistent=False)
@@ -229,7 +231,9 @@ class DDPM(Denoiser):
         return self.bound_terms(x0, y).sum(1)
 
     def simple_weight(self, i: Tensor) -> Tensor:
-        """The factor of ‖ε − ε_θ‖² in L_{i−1}: β_i²/(2σ_i²α_i(1 − ᾱ_i)), Eq. 12 (ddpm-weight). Like i, i > 1 for
-        "small"."""
+        """The factor of ‖ε − ε_θ‖² in L_{i−1}: β_i²/(2σ_i²α_i(1 − ᾱ_i)), Eq. 12 (ddpm-weight). Like i.
+
+        With the paper's σ_i², β_i or β̃_i, for all i: at i = 1 "small" has β̃_1 = 0, an infinite weight.
+        """
         beta = self.beta[i]
-        return beta**2 / (2 * self.sigma_squared[i] * (1 - beta) * (1 - self.alpha_bar[i]))
+        return beta**2 / (2 * self.chosen_variance[i] * (1 - beta) * (1 - self.alpha_bar[i]))

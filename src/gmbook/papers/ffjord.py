@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from gmbook.core.checks import check_output
 from gmbook.core.divergence import divergence
 from gmbook.core.flows.base import Bijection, Compose
-from gmbook.core.flows.density import Base, Flow
+from gmbook.core.flows.density import Flow
 from gmbook.core.flows.pixels import Logit
+from gmbook.core.law import Density
 from gmbook.core.model import sampling
 from gmbook.core.solvers import Solver, adjoint, dopri5, last
 
@@ -169,7 +170,7 @@ class FFJORD(Flow):
         alpha: float | None = None,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
-        base: Base | None = None,
+        base: Density | None = None,
         **options: Any,
     ):
         cnf, first = CNF(net, **options), [] if alpha is None else [Logit(alpha)]

@@ -89,6 +89,35 @@ class MDLM(TokenModel):
         t = self.draw_times(len(x))
         return self.integrand(x, self.corrupt(x, t), t, y).mean() / x.shape[1]
 
+    def loss_by_counts(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The bound at one number of masks for each row, E_k mean_{l∈S} −log x_θ^l: (), nats per token.
+
+        The same expectation as `loss` for an untimed network, with no weight 1/t (mdlm-mask-counts). The counts k are
+        uniform on 1..L and of low discrepancy, as `draw_times`.
+        """
+        k = 1 + (self.draw_times(len(x)) * x.shape[1]).long()
+        return (self.cross_entropy(x, self.hide(x, k), self.moment(0.0), y) / k).mean()
+
+    def masked_mean(self, x: Tensor, low: float, high: float, y: Tensor | None = None) -> Tensor:
+        """The mean of −log x_θ^l over all masks of a batch, for times uniform on [low, high]: (), nats per mask.
+
+        No bound: the shares of masks between `low` and `high` count, and each mask in them as much as any other. Its
+        minimum over all networks is that of the bound wherever it looks, since each guess is scored by its own
+        logarithm. Not in the paper; BERT's loss is low = high = 0.15.
+
+        Raises:
+            ValueError: not 0 < low <= high <= 1.
+        """
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"need 0 < low <= high <= 1, got {low} and {high}")
+        xt = self.corrupt(x, low + (high - low) * self.draw_times(len(x)))
+        return self.cross_entropy(x, xt, self.moment(0.0), y).sum() / (xt == self.mask).sum().clamp(min=1)
+
+    def hide(self, x: Tensor, k: Tensor) -> Tensor:
+        """x with k of its tokens masked, every set of k equally likely: x (B, L), k (B,) -> (B, L)."""
+        ranks = torch.rand(x.shape, dtype=torch.float64, device=x.device).argsort(-1).argsort(-1)
+        return torch.where(ranks < k[:, None], self.mask, x)
+
     @torch.no_grad()
     def nelbo(self, x: Tensor, y: Tensor | None = None, times: int = 128) -> Tensor:
         """An unbiased estimate of the continuous-time bound on −log p_θ(x): (B,), nats (mdlm-nelbo).
@@ -136,11 +165,9 @@ class MDLM(TokenModel):
         draws = length if draws is None else draws
         check_count("draws", draws)
         for j in range(draws):
-            u = torch.rand(len(x), 1, dtype=torch.float64, device=x.device)
-            k = 1 + ((j + u) / draws * length).long()  # (B, 1), uniform on 1..L over all draws together
-            ranks = torch.rand(x.shape, dtype=torch.float64, device=x.device).argsort(-1).argsort(-1)
-            xt = torch.where(ranks < k, self.mask, x)
-            total = total + length / draws * self.cross_entropy(x, xt, zero, y) / k[:, 0]
+            u = torch.rand(len(x), dtype=torch.float64, device=x.device)
+            k = 1 + ((j + u) / draws * length).long()  # uniform on 1..L over all draws together
+            total = total + length / draws * self.cross_entropy(x, self.hide(x, k), zero, y) / k
         return total
 
     def _times(self, steps: int) -> Tensor:

@@ -8,17 +8,8 @@ figure should be told.
 
 from gmbook.plots.animation import Animation, animate
 from gmbook.plots.lines import bars, curves, heatmaps, histogram, paths_1d
-from gmbook.plots.planes import (
-    densities,
-    density,
-    density_difference,
-    ellipses,
-    field_error,
-    fields,
-    samples,
-    trajectories,
-    warped_grid,
-)
+from gmbook.plots.motion import field_error, fields, trajectories, warped_grid
+from gmbook.plots.planes import densities, density, density_difference, ellipses, samples
 from gmbook.plots.sheets import image_rows, images, text
 from gmbook.plots.style import (
     BASELINE,

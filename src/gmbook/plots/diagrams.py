@@ -1,131 +1,78 @@
-"""Diagrams of a method's moving parts: who feeds whom, what is learned, what is fixed."""
+"""Diagrams of mechanisms: boxes for what there is, arrows for who feeds whom, dashed where something is learned."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from gmbook.plots.style import BASELINE, DATA, GREY, INK, MODEL, NOISE, PAGE, PAPER, canvas, listed, styled
+from gmbook.plots.style import INK, MODEL, PAPER, canvas, styled
 
-
-class Box(NamedTuple):
-    """A part at (x, y), in units in which a page is 12 wide. `fixed` parts have a dashed frame: nobody trains them."""
-
-    x: float
-    y: float
-    text: str
-    colour: str = GREY
-    fixed: bool = False
-    width: float = 2.0
-
-
-class Arrow(NamedTuple):
-    """From one part to another, with a word beside it; `back` marks what flows back in training (dashed)."""
-
-    start: str
-    end: str
-    text: str = ""
-    back: bool = False
-    bend: float = 0.0
-    colour: str = INK
+Box = tuple[float, float, str]  # x, y, in units of a box's width and height, and what it says
+Arrow = tuple[str, str, str]  # from, to, and what stands beside it; "~" before it for a learned one
 
 
 @styled
-def diagram(boxes: Mapping[str, Box], arrows: Sequence[Arrow], height: float) -> Figure:
-    """Boxes with arrows between them. Frames are whole where something is learned, and dashed where it is fixed.
-
-    Alt: a diagram of the parts, with arrows from each to those that it feeds.
+def mechanism(
+    boxes: Mapping[str, Box], arrows: Sequence[Arrow], colours: Mapping[str, str] | None = None, height: float = 0.75
+) -> Figure:
+    """Boxes joined by arrows. Alt: boxes with words, joined by arrows; learned arrows are dashed and vermilion.
 
     Args:
-        boxes: name -> part; the arrows use the names.
-        arrows: drawn behind the boxes.
-        height: of the picture in inches; y runs over 12 · height / 7.2 units.
+        boxes: by name: its centre on a grid (x to the right, y upwards), and its words.
+        arrows: (from, to, words); words that begin with ~ belong to something learned.
+        colours: the border of a box; ink by default.
+        height: inches of a row of the grid.
+
+    Raises:
+        ValueError: an arrow joins a box that there is not.
     """
-    picture, axes = canvas(panel=(PAGE, height), description=listed([box.text for box in boxes.values()], "Diagram"))
+    missing = {name for arrow in arrows for name in arrow[:2]} - set(boxes)
+    if missing:
+        raise ValueError(f"arrows need boxes: {', '.join(sorted(missing))} are not among {', '.join(boxes)}")
+    xs, ys = [box[0] for box in boxes.values()], [box[1] for box in boxes.values()]
+    picture, axes = canvas(1, 1, panel=(7.2, height * (max(ys) - min(ys) + 1)))
     ax = axes[0, 0]
-    ax.set(xlim=(0, 12), ylim=(0, 12 * height / PAGE), aspect="equal")
+    ax.set(xlim=(min(xs) - 0.5, max(xs) + 0.5), ylim=(min(ys) - 0.5, max(ys) + 0.5))
     ax.axis("off")
-    patches = {}
-    for name, box in boxes.items():
-        patches[name] = FancyBboxPatch(
-            (box.x - box.width / 2, box.y - 0.4),
-            box.width,
-            0.8,
-            boxstyle="round,pad=0.08",
-            facecolor=PAPER,
-            edgecolor=box.colour,
-            linewidth=1.8,
-            linestyle=(0, (3, 2)) if box.fixed else "-",
-            zorder=2,
+    drawn = {}
+    for name, (x, y, words) in boxes.items():
+        border = (colours or {}).get(name, INK)
+        style = {"boxstyle": "round,pad=0.4", "facecolor": PAPER, "edgecolor": border, "linewidth": 1.2}
+        drawn[name] = ax.text(x, y, words, ha="center", va="center", color=INK, bbox=style, zorder=3)
+    picture.canvas.draw()  # the boxes' sizes are known only now
+    for start, end, words in arrows:
+        learned = words.startswith("~")
+        colour = MODEL if learned else INK
+        (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
+        ax.annotate(
+            "",
+            (x1, y1),
+            (x0, y0),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": colour,
+                "linestyle": "--" if learned else "-",
+                "patchA": drawn[start].get_bbox_patch(),
+                "patchB": drawn[end].get_bbox_patch(),
+                "shrinkA": 2,
+                "shrinkB": 2,
+            },
         )
-        ax.add_patch(patches[name])
-        ax.text(box.x, box.y, box.text, ha="center", va="center", zorder=3)
-    for arrow in arrows:
-        ax.add_patch(
-            FancyArrowPatch(
-                (boxes[arrow.start].x, boxes[arrow.start].y),
-                (boxes[arrow.end].x, boxes[arrow.end].y),
-                patchA=patches[arrow.start],
-                patchB=patches[arrow.end],
-                connectionstyle=f"arc3,rad={arrow.bend}",
-                arrowstyle="-|>",
-                mutation_scale=11,
-                linestyle=(0, (2, 2)) if arrow.back else "-",
-                color=arrow.colour,
-                linewidth=1.2,
-                zorder=1,
-            )
+        level, left = y0 == y1, y1 > y0  # beside an arrow, on the outer side of a loop
+        ax.annotate(
+            words.removeprefix("~"),
+            ((x0 + x1) / 2, (y0 + y1) / 2),
+            (0, 7) if level else (-7 if left else 7, 6 if x1 > x0 else 0),  # above an arrow to the right
+            textcoords="offset points",
+            ha="center" if level else "right" if left else "left",
+            va="bottom" if level else "center",
+            color=colour,
+            fontsize=8.5,
         )
-        a, b = boxes[arrow.start], boxes[arrow.end]
-        # on a bent arrow the middle lies half a bend to the right of the straight line
-        x, y = (a.x + b.x) / 2 + arrow.bend * (b.y - a.y) / 2, (a.y + b.y) / 2 - arrow.bend * (b.x - a.x) / 2
-        ax.text(x, y + 0.22, arrow.text, ha="center", va="center", fontsize=8.5, color=arrow.colour, zorder=4)
+    told = "; ".join(
+        f"{start} to {end}{': ' if words else ''}{words.removeprefix('~')}" for start, end, words in arrows
+    )
+    picture.description = textwrap.shorten(f"A diagram with arrows from {told}.".replace("\n", " "), 600)
     return picture
-
-
-def two_players() -> Figure:
-    """The GAN: two learned networks, and what each of them is told."""
-    boxes = {
-        "z": Box(1.1, 1.2, "noise $z$", NOISE, True, 1.5),
-        "g": Box(3.9, 1.2, "generator $G$", MODEL),
-        "x": Box(3.9, 3.4, "data $x$", DATA, True, 1.5),
-        "d": Box(7.6, 2.3, "discriminator\n$\\ell(x)$", BASELINE),
-        "ld": Box(10.9, 3.4, "$L_D$", BASELINE, True, 1.2),
-        "lg": Box(10.9, 1.2, "$L_G$", MODEL, True, 1.2),
-    }
-    arrows = [
-        Arrow("z", "g"),
-        Arrow("g", "d", "samples"),
-        Arrow("x", "d"),
-        Arrow("d", "ld"),
-        Arrow("d", "lg"),
-        Arrow("ld", "d", "moves D only", True, 0.45, BASELINE),
-        Arrow("lg", "g", "through D, moves G only", True, -0.32, MODEL),
-    ]
-    return diagram(boxes, arrows, 2.8)
-
-
-def guessed_codes() -> Figure:
-    """The VAE: encoder, drawn code, decoder, and the two parts of the bound."""
-    boxes = {
-        "x": Box(1.0, 2.6, "data $x$", DATA, True, 1.5),
-        "q": Box(3.4, 2.6, "encoder\n$\\mu(x),\\ \\sigma(x)$", BASELINE, False, 2.0),
-        "z": Box(6.3, 2.6, "$z=\\mu+\\sigma\\odot\\varepsilon$", GREY, True, 2.1),
-        "e": Box(6.3, 0.9, "noise $\\varepsilon$", NOISE, True, 1.5),
-        "p": Box(9.0, 2.6, "decoder\n$p_\\theta(x|z)$", MODEL, False, 1.9),
-        "rate": Box(3.4, 0.9, "rate\nKL to the prior", BASELINE, True, 2.0),
-        "dist": Box(9.7, 0.9, "distortion\n$-\\log p_\\theta(x|z)$", MODEL, True, 2.3),
-    }
-    arrows = [
-        Arrow("x", "q"),
-        Arrow("q", "z"),
-        Arrow("e", "z"),
-        Arrow("z", "p"),
-        Arrow("p", "dist"),
-        Arrow("q", "rate"),
-        Arrow("dist", "q", "back through the draw", True, -0.62, MODEL),
-    ]
-    return diagram(boxes, arrows, 2.9)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from gmbook.core.denoiser import Law
+from gmbook.core.law import Law
 from gmbook.plots.style import (
     CYCLE,
     DATA,

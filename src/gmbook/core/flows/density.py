@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +12,8 @@ from gmbook.core.checks import check_count
 from gmbook.core.flows.base import Bijection
 from gmbook.core.flows.pixels import bits_per_dim, dequantise
 from gmbook.core.gaussians import log_normal
+from gmbook.core.law import Density
 from gmbook.core.model import Model, sampling
-
-
-class Base(Protocol):
-    """A law of the noise."""
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z), nats: (B, *S) -> (B,)."""
-
-    def sample(self, n: int) -> Tensor:
-        """n draws: (n, *S)."""
 
 
 class _Standard(nn.Module):
@@ -73,7 +63,7 @@ class Flow(Model):
     bijection: Bijection
 
     def __init__(
-        self, bijection: Bijection, shape: tuple[int, ...], base: Base | None = None, levels: int | None = None
+        self, bijection: Bijection, shape: tuple[int, ...], base: Density | None = None, levels: int | None = None
     ):
         super().__init__()
         self.bijection, self.shape, self.levels = bijection, tuple(shape), levels
