@@ -92,7 +92,7 @@ class Slide(NamedTuple):
 
 
 def slides(page: Path) -> list[Slide]:
-    """The slides of a built chapter: its aims, then its figures and displays in order, each under its section's name."""
+    """The slides of a built chapter: its aims, then figures and displays in order, each under its section's name."""
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     article = soup.select_one("article") or soup
     for folded in article.select("details, .cell_input, .headerlink, .gm-have, script"):
