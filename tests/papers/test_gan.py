@@ -16,7 +16,7 @@ from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers import gan
 from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1, spectral, wasserstein
-from gmbook.papers.theory.gan import DIVERGENCES, dirac_gan, dirac_steps, optimal_logit
+from gmbook.papers.theory.gan import DIVERGENCES, dirac_gan, dirac_steps, optimal_logit, r1_slope
 
 SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
 
@@ -325,6 +325,23 @@ def test_r1_looks_at_the_data_alone():
     real, fake = torch.randn(2, 50, 2, dtype=torch.float64)
     want = 1.5 * (real**4).sum(1).mean()
     assert abs(r1(3.0)(critic, real, fake) - want) < 1e-12 and abs(r1(3.0)(critic, real, 9 * fake) - want) < 1e-12
+
+
+@pytest.mark.equation("gan-r1-slope")
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_best_critic_on_a_line_under_r1(gamma):
+    """The game's value is quadratic in the critic's values on a grid: solve for their maximum, take differences."""
+    edges = torch.linspace(-4, 7, 1101, dtype=torch.float64)
+    step, middle = 0.01, (edges[1:] + edges[:-1]) / 2
+    data, made = torch.distributions.Normal(2.0, 0.8), torch.distributions.Normal(0.5, 1.0)
+    difference = (torch.diag(torch.ones(1100), 1)[:-1] - torch.eye(1101)[:-1]).double() / step  # ℓ' between neighbours
+    pull = (data.log_prob(edges).exp() - made.log_prob(edges).exp()) * step  # of E_data ℓ − E_generated ℓ
+    curvature = difference.T @ (gamma * step * data.log_prob(middle).exp()[:, None] * difference)
+    values = torch.linalg.solve(curvature[1:, 1:], pull[1:])  # ℓ is 0 at the first point
+    got = torch.cat([values.new_zeros(1), values]).diff() / step
+    want = r1_slope(data.cdf(middle), made.cdf(middle), data.log_prob(middle).exp(), gamma)
+    seen = (middle > 0) & (middle < 4)
+    assert ((got - want)[seen].abs() < 2e-3 * want[seen]).all() and want[seen].max() > 20 * want[seen].min()
 
 
 @pytest.mark.equation("gan-gradient-penalty")

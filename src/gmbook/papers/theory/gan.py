@@ -68,6 +68,19 @@ DIVERGENCES = {
 }
 
 
+def r1_slope(data_cdf: Tensor, generated_cdf: Tensor, data_density: Tensor, gamma: float) -> Tensor:
+    """ℓ'(x) = (F_g − F_d)/(γ p_d): the slope of the best critic on a line under R1 (gan-r1-slope).
+
+    It maximises E_data ℓ − E_generated ℓ − (γ/2) E_data ℓ'², point by point after an integration by parts. It has no
+    bound where there are samples and no data.
+
+    Args:
+        data_cdf, generated_cdf, data_density: F_d, F_g and p_d at the same points, of one shape.
+        gamma: γ of R1, in squared units of x.
+    """
+    return (generated_cdf - data_cdf) / (gamma * data_density)
+
+
 def dirac_gan(game: Game = non_saturating, gamma: float = 0.0, weight: float = 0.0) -> Callable[[Tensor], Tensor]:
     """The gradient flow of the smallest GAN: data at 0, generator at θ, discriminator ℓ(x) = ψx (gan-dirac).
 
