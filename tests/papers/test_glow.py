@@ -110,6 +110,7 @@ def test_temperature():
     assert abs(additive.bijection(cold)[0].std() - temperature) < 0.01
 
 
+@pytest.mark.equation("glow-start")
 def test_log_det_of_a_new_step():
     """Exercise 4: the code's scale σ(h + 2) makes a new coupling on 16×16×12 add 1536 log σ(2) = −194.96 nats."""
     shape = (12, 16, 16)
