@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmbook.course.draws import learned
-from gmbook.course.kit import Given, Wrong, agree, between, close, exercise, hold, numbers
+from gmbook.course.kit import Given, Wrong, agree, between, close, exercise, hold, numbers, samples
 
 
 def two(value: Any, what: str) -> tuple[Any, Any]:
@@ -358,7 +358,7 @@ def unmix(answer: Any) -> None:
         torch.linalg.qr(torch.randn(3, 3))[0] @ torch.diag(between(0.5, 2.0, 3)) @ torch.linalg.qr(torch.randn(3, 3))[0]
     )
     sources = torch.distributions.Laplace(0.0, torch.tensor(1.0)).sample((4000, 3))
-    got = numbers(answer((sources @ mix.T).clone()), (3, 3), "W")
+    got = samples(answer((sources @ mix.T).clone()), (3, 3), "W")
     hold(torch.linalg.slogdet(got)[1].isfinite(), "Your W is singular.")
     found = (got @ mix.to(got)).abs()
     place = found.argmax(1)
