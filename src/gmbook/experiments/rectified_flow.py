@@ -7,6 +7,7 @@ matching's record is the 1-rectified flow, since the loss is the same; `mnist` t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmbook.core.model import Objective
 from gmbook.core.solvers import euler, heun
 from gmbook.data.batches import Stream, generator
 from gmbook.experiments import classifier, flow_matching, results
-from gmbook.experiments.base import Experiment, find
+from gmbook.experiments.base import Evaluate, Experiment, find
 from gmbook.experiments.images import CLASSES, balanced, pixels
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_digits
@@ -81,6 +83,13 @@ class PairBatches(Stream):
 # ---------------------------------------------------------------------------------------------------------- models
 
 
+class Distilled(RectifiedFlow):
+    """A rectified flow whose one player is the distillation into one Euler step."""
+
+    def objectives(self) -> dict[str, Objective]:
+        return {"distillation": Objective(self.distillation_loss, super().objectives()["loss"].parameters)}
+
+
 @cache
 def one_rectified() -> FlowMatching:
     """Flow matching's recorded flow of MNIST: trained on independent pairs, hence 1-rectified."""
@@ -88,10 +97,17 @@ def one_rectified() -> FlowMatching:
     return recorded.requires_grad_(False)  # type: ignore[return-value]
 
 
-def begun() -> RectifiedFlow:
-    """The flow that begins at those weights."""
-    model = RectifiedFlow(flow_matching.mnist_model().net, (1, 28, 28))
-    model.load_state_dict(one_rectified().state_dict())
+@cache
+def two_rectified() -> FlowMatching:
+    """The recorded 2-rectified flow of MNIST."""
+    recorded = results.load_pretrained(find(EXPERIMENTS, "rectified_flow", "mnist", "laptop"))
+    return recorded.requires_grad_(False)  # type: ignore[return-value]
+
+
+def begun(kind: type[RectifiedFlow], teacher: Callable[[], FlowMatching]) -> RectifiedFlow:
+    """A student that begins at its teacher's weights."""
+    model = kind(flow_matching.mnist_model().net, (1, 28, 28))
+    model.load_state_dict(teacher().state_dict())
     return model
 
 
@@ -105,10 +121,17 @@ def sample(model: Any, labels: Tensor, steps: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: FlowMatching, n: int, calls: tuple[int, ...] = CALLS) -> list[Metric]:
+def evaluate(model: FlowMatching, n: int, calls: tuple[int, ...] = CALLS, reflowed: bool = False) -> list[Metric]:
     """Fréchet distance and recall of n samples after so many calls of the network, beside the 1-rectified flow's from
-    the same noise; and the straightness S per dimension of up to 200 paths."""
-    labels, report, flows = balanced(n), [], {"rectified": model, "one_rectified": one_rectified()}
+    the same noise; and the straightness S per dimension of up to 200 paths.
+
+    Args:
+        reflowed: set the 2-rectified flow's numbers beside them too.
+    """
+    flows = {"rectified": model, "one_rectified": one_rectified()}
+    if reflowed:
+        flows["two_rectified"] = two_rectified()
+    labels, report = balanced(n), []
     for steps in calls:
         found = {}
         for name, flow in flows.items():
@@ -117,41 +140,52 @@ def evaluate(model: FlowMatching, n: int, calls: tuple[int, ...] = CALLS) -> lis
             measured = measure_digits(sample(flow, labels, steps), labels, classifier.recorded(), how)
             found[name] = {metric.key: metric for metric in measured}
         for key, short in (("classifier_frechet_distance", "frechet"), ("recall", "recall")):
-            own, other = found["rectified"][key], found["one_rectified"][key]
-            beside = {"one_rectified": float(other.value)}  # type: ignore[arg-type]
+            own, *others = (found[name][key] for name in flows)
+            beside: dict[str, float] = {name: other.value for name, other in zip(list(flows)[1:], others)}  # type: ignore
             report.append(replace(own, key=f"{short}_at_{steps}", baselines=beside))
     noise, y = torch.randn(min(n, 200), *model.shape, device=device()), balanced(min(n, 200)).to(device())
     bent = {k: straightness(flow, noise, y, 20, heun).mean().item() / noise[0].numel() for k, flow in flows.items()}
     how_many = Protocol(len(noise), seed=seed(), sampler="Heun, 20 steps", setting="per dimension")
-    rest = {"one_rectified": bent["one_rectified"]}
-    return [*report, Metric("straightness", bent["rectified"], baselines=rest, protocol=how_many)]
+    return [*report, Metric("straightness", bent.pop("rectified"), baselines=bent, protocol=how_many)]
 
 
 # ----------------------------------------------------------------------------------------------------- experiments
+
+
+def reflow(
+    dataset: str,
+    kind: type[RectifiedFlow],
+    teacher: Callable[[], FlowMatching],
+    evaluate: Evaluate,
+    laptop: tuple[int, int, int],
+    gpu: tuple[int, int, int],
+) -> Iterator[Experiment]:
+    """A student on its teacher's pairs, at both budgets, each: pairs, Heun's steps for one, steps of training."""
+
+    def stream(seed: int, size: int, pairs: int, steps: int, chunk: int) -> PairBatches:
+        return PairBatches(teacher(), pairs, steps, size=size, seed=seed, chunk=chunk)
+
+    for budget, (pairs, steps, training), chunk in (("laptop", laptop, 250), ("gpu", gpu, 5000)):
+        plain = budget == "laptop"
+        yield Experiment(
+            *("rectified_flow", dataset, budget),
+            model=partial(begun, kind, teacher),
+            batches=partial(stream, pairs=pairs, steps=steps, chunk=chunk),
+            recipe=fine_tune(steps=training)
+            if plain
+            else Recipe(steps=training, batch_size=128, lr=2e-4, warmup=1000, clip=1.0, bf16=True, ema_decay=0.9999),
+            reference=REFERENCE,
+            sample=sample,
+            evaluate=evaluate,
+            compile=not plain,
+            channels_last=not plain,
+        )
+
 
 fine_tune = partial(Recipe, batch_size=64, lr=5e-4, warmup=100, decay="cosine", clip=1.0, ema_decay=0.995)
 
 EXPERIMENTS = (
     points("rectified_flow", GAUSSIANS, lambda: RectifiedFlow(net(), (2,)), 8000),
-    Experiment(
-        *("rectified_flow", "mnist", "laptop"),
-        model=begun,
-        # 20 calls a pair: seven minutes of one core for all of them
-        batches=lambda seed, size: PairBatches(one_rectified(), 20_000, 10, size=size, seed=seed),
-        recipe=fine_tune(steps=2500),  # 8 epochs of the pairs, 17 minutes of one core
-        reference=REFERENCE,
-        sample=sample,
-        evaluate=evaluate,
-    ),
-    Experiment(
-        *("rectified_flow", "mnist", "gpu"),
-        model=begun,
-        batches=lambda seed, size: PairBatches(one_rectified(), 200_000, 25, size=size, seed=seed, chunk=5000),
-        recipe=Recipe(steps=50_000, batch_size=128, lr=2e-4, warmup=1000, clip=1.0, bf16=True, ema_decay=0.9999),
-        reference=REFERENCE,
-        sample=sample,
-        evaluate=evaluate,
-        compile=True,
-        channels_last=True,
-    ),
+    # a laptop: 20 calls a pair and 0.2 s a step, ten minutes of one core in all; the pairs are shown nine times
+    *reflow("mnist", RectifiedFlow, one_rectified, evaluate, (12_000, 10, 1600), (200_000, 25, 50_000)),
 )

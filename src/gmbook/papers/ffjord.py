@@ -163,8 +163,9 @@ def levels(shape: tuple[int, ...], scales: int, make: Callable[[tuple[int, ...]]
         return Compose(*make(shape))
     channels, height, width = shape
     squeezed, half = (4 * channels, height // 2, width // 2), (2 * channels, height // 2, width // 2)
+    first, second = make(shape), make(squeezed)
     deeper = Multiscale(levels(half, scales - 1, make))
-    return Compose(*make(shape), Squeeze(), *make(squeezed), deeper, Squeeze(undo=True))
+    return Compose(*first, Squeeze(), *second, deeper, Squeeze(undo=True))
 
 
 class FFJORD(Flow):
