@@ -336,7 +336,7 @@ class Glow(Flow):
         With classes x = f⁻¹(μ + Tσε), of the labels y (n,).
 
         With additive couplings this draws exactly from p(x)^{1/T²}, normalised, for the log-determinant is constant.
-        (The paper prints p(x)^{T²}.) With affine couplings it does not.
+        (The paper prints p(x)^{T²}.) With affine couplings log p_T = log p/T² + (1 − 1/T²) log|det df/dx| + const.
 
         Raises:
             ValueError: the flow was built with classes, and there are no labels.
