@@ -105,11 +105,17 @@ def test_temperature():
     assert spread(additive, 1 / temperature**2) < 1e-9
     assert spread(additive, temperature**2) > 0.1
     assert spread(affine, 1 / temperature**2) > 1e-3
+    x = torch.randn(100, 2, dtype=torch.float64)
+    z, log_det = (v.detach() for v in affine.bijection(x))
+    tempered = torch.from_numpy(scipy.stats.norm.logpdf(z.numpy(), scale=temperature).sum(1)) + log_det
+    left = tempered - affine.log_prob(x).detach() / temperature**2 - (1 - 1 / temperature**2) * log_det
+    assert left.std() < 1e-9, "with the share of the log-determinant the rule holds for every flow"
     torch.manual_seed(3)
     cold = additive.sample(20_000, temperature=temperature)
     assert abs(additive.bijection(cold)[0].std() - temperature) < 0.01
 
 
+@pytest.mark.equation("glow-start")
 def test_log_det_of_a_new_step():
     """Exercise 4: the code's scale σ(h + 2) makes a new coupling on 16×16×12 add 1536 log σ(2) = −194.96 nats."""
     shape = (12, 16, 16)

@@ -39,6 +39,8 @@ NAMES = {
     "pixel_gaussian": "full-covariance Gaussian of the training pixels",
     "rate": "KL of the posterior from the standard normal",
     "read_as_asked": "read as the class asked for",
+    "classified_by_bayes": "classified rightly by Bayes' rule",
+    "nats_of_a_wrong_label": "cost of a wrong label",
     **{f"recall_at_{n}": f"recall, network calls: {n}" for n in (1, 2, 4, 8, 25)},
     "sliced_w2": "sliced W2",
     "straightness": "straightness S",

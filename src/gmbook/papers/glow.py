@@ -72,7 +72,7 @@ class _Normalised(nn.Module):
 class CouplingNet(nn.Module):
     """NN of Table 1: 3×3, 1×1, 3×3 convolutions from the channels that stay to (s, t) for those that move.
 
-    s = log σ(h + 2), the scale of the paper's code. At h = 0 it is 0.881, not 1: a new coupling shrinks.
+    s = log σ(h + 2), the scale of the paper's code. At h = 0 it is 0.881, not 1: a new coupling shrinks (glow-start).
 
     Args:
         kept, moved: the channels of x_1, which it reads, and of x_2.
@@ -155,7 +155,7 @@ def placed(shape: tuple[int, ...], scales: int, value: Callable[[int, tuple[int,
 
 
 def level_map(shape: tuple[int, ...], scales: int) -> Tensor:
-    """Which level finishes each coordinate of z, (C, H, W) int64: 1 … L, of which L is the top, sampled first."""
+    """Which level finishes each coordinate of z (glow-levels): (C, H, W) int64, 1 … L, of which L is the top."""
     return placed(shape, scales, lambda level, part: torch.full(part, level))
 
 
@@ -336,7 +336,7 @@ class Glow(Flow):
         With classes x = f⁻¹(μ + Tσε), of the labels y (n,).
 
         With additive couplings this draws exactly from p(x)^{1/T²}, normalised, for the log-determinant is constant.
-        (The paper prints p(x)^{T²}.) With affine couplings it does not.
+        (The paper prints p(x)^{T²}.) With affine couplings log p_T = log p/T² + (1 − 1/T²) log|det df/dx| + const.
 
         Raises:
             ValueError: the flow was built with classes, and there are no labels.
