@@ -91,11 +91,13 @@ def same_after_copies(model: Model, x: Tensor) -> None:
 
 
 class Specimen(NamedTuple):
-    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled."""
+    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled; whether this one
+    reads labels (the y of one that does not stands in its signatures for the contract's sake)."""
 
     build: Callable[[], Model]
     data: Callable[[], Tensor] = points
     draw: Callable[[Model, int], Tensor] = lambda model, n: model.sample(n)
+    labels: bool = True
 
 
 def found(folder: Path = TESTS / "papers") -> dict[str, Specimen]:
