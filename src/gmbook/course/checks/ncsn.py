@@ -149,9 +149,10 @@ def best_linear(answer: Any) -> None:
         value = answer(x.clone())
         hold(type(value) in (tuple, list) and len(value) == 2, "Two things are due: the matrix A and the vector b.")
         got, shift = numbers(value[0], (dims, dims), "A"), numbers(value[1], (dims,), "b")
+        raw = -torch.linalg.inv(x.T @ x / len(x))
         hints = {"Is the covariance divided by N or by N − 1? The loss is a mean over N points.":
                      want[:, :dims] * (len(x) - 1) / len(x),
-                 "The mean has not been taken off before the second moments.": -torch.linalg.inv(x.T @ x / len(x))}  # fmt: skip
+                 "The mean has not been taken off before the second moments.": raw}  # fmt: skip
         agree(got, want[:, :dims], f"A for D = {dims}", hints=hints)
         agree(shift, want[:, dims], f"b for D = {dims}", hints={"b is added to Ax: it is not the mean.": x.mean(0)})
 
@@ -239,10 +240,10 @@ def levels(answer: Any) -> None:
 
 @exercise(points=2, stars=2, kind="derive")
 def blend(answer: Any) -> None:
-    """blend(log_1 (B,), log_2 (B,), s_1 (B, D), s_2 (B, D), weight) -> (B, D): the score of weight·p_1 + (1 − weight)·p_2.
+    """blend(log_1, log_2, s_1, s_2, weight) -> (B, D): the score of weight·p_1 + (1 − weight)·p_2.
 
-    From both log-densities and both scores. Looked at by autograd of the mixture's log-density; and far out, where both
-    densities are 0 in floating point.
+    From both log-densities (B,) and both scores (B, D). Looked at by autograd of the mixture's
+    log-density; and far out, where both densities are 0 in floating point.
     """
     for far in (1.0, 60.0):
         centres, stds, weight = 1.5 * torch.randn(2, 3), between(0.5, 1.5, 2), between(0.05, 0.95)
