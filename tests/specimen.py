@@ -91,11 +91,15 @@ def same_after_copies(model: Model, x: Tensor) -> None:
 
 
 class Specimen(NamedTuple):
-    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled."""
+    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled.
+
+    `labels` is False where y stands in the signature for the contract's sake and is ignored: an unconditional model.
+    """
 
     build: Callable[[], Model]
     data: Callable[[], Tensor] = points
     draw: Callable[[Model, int], Tensor] = lambda model, n: model.sample(n)
+    labels: bool = True
 
 
 def found(folder: Path = TESTS / "papers") -> dict[str, Specimen]:

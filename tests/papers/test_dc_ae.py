@@ -23,7 +23,7 @@ from gmbook.papers.latent_diffusion import LatentDiffusion
 from gmbook.papers.theory.dc_ae import block_flops, tokens
 from gmbook.train import train
 
-SPECIMEN = Specimen(lambda: DCAE((1, 8, 8), 4, (8, 16), (1, 1), attention=1, head=8), images, decoded)
+SPECIMEN = Specimen(lambda: DCAE((1, 8, 8), 4, (8, 16), (1, 1), attention=1, head=8), images, decoded, labels=False)
 
 DOUBLE = torch.float64
 CASES = [(2, 4, 2), (2, 2, 2), (2, 8, 2), (1, 4, 4), (6, 3, 1), (4, 4, 1)]  # (C, C', f) of C -> C'

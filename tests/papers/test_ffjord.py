@@ -12,7 +12,7 @@ from gmbook.core.solvers import dopri5, euler, rk4
 from gmbook.networks.mlp import SmoothField, TimeMLP
 from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
 
-SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)))
+SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)), labels=False)
 
 MEASURES = {
     "log_prob": lambda model, x: FFJORD(net(), (2,), rtol=0.5, atol=0.5).to(model.device).eval().log_prob(x),

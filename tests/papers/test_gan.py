@@ -18,7 +18,7 @@ from gmbook.papers import gan
 from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1, spectral, wasserstein
 from gmbook.papers.theory.gan import DIVERGENCES, dirac_gan, dirac_steps, optimal_logit, r1_slope
 
-SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
+SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3), labels=False)
 
 
 def mlp(*sizes):

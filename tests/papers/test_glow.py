@@ -15,7 +15,7 @@ from gmbook.core.flows.multiscale import Multiscale
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised, full, plu, reverse, shuffle
 
-SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16))
+SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16), labels=False)
 
 MEASURES = {
     "log_prob": lambda model, x: model.log_prob(x),

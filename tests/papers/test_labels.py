@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from gmbook.networks.embed import NoLabels
 from gmbook.papers import ddim, edm, ncsn, score_sde
 
-# Their y stands in the signature for the contract's sake and is ignored: these models are unconditional.
-UNCONDITIONAL = {"dc_ae", "ffjord", "gan", "glow", "realnvp", "vae", "vqgan"}
 LOSSES = ("loss", "vlb_loss", "distillation_loss")
 BOUNDS = ("nelbo", "nelbo_discrete", "nelbo_by_counts", "log_prob")
 SAMPLERS = ("sample", "first_hitting")
@@ -50,6 +48,7 @@ def built(paper: str) -> nn.Module:
 
 
 SPECIMENS = specimen.found()
+UNCONDITIONAL = {paper for paper, one in SPECIMENS.items() if not one.labels}
 Call = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 

@@ -15,7 +15,7 @@ from gmbook.core.gaussians import GaussianMixture
 from gmbook.networks.mlp import MLP
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
 
-SPECIMEN = Specimen(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True))
+SPECIMEN = Specimen(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True), labels=False)
 
 MEASURES = {
     "log_prob": lambda model, x: model.log_prob(x),

@@ -13,7 +13,7 @@ from gmbook.networks.mlp import MLP
 from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
 from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
 
-SPECIMEN = Specimen(lambda: VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), Gaussian()))
+SPECIMEN = Specimen(lambda: VAE(MLP(2, 4, 16), MLP(2, 2, 16), 2, (2,), Gaussian()), labels=False)
 
 MEASURES = {
     "elbo": lambda model, x: model.elbo(x),

@@ -15,7 +15,9 @@ from gmbook.papers.gan import hinge
 from gmbook.papers.vqgan import Adversary, FeatureDistance, VQAutoencoder, adaptive_weight, perplexity
 from gmbook.train import train
 
-SPECIMEN = Specimen(lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), draw=decoded)
+SPECIMEN = Specimen(
+    lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), draw=decoded, labels=False
+)
 
 DOUBLE = torch.float64
 SHAPES = [(2,), (1, 8, 8), (3, 32, 32)]
