@@ -91,8 +91,10 @@ def same_after_copies(model: Model, x: Tensor) -> None:
 
 
 class Specimen(NamedTuple):
-    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled; whether this one
-    reads labels (the y of one that does not stands in its signatures for the contract's sake)."""
+    """How a paper's model is built, with fresh random weights; draws of its data; how it is sampled.
+
+    `labels` is False where y stands in the signature for the contract's sake and is ignored: an unconditional model.
+    """
 
     build: Callable[[], Model]
     data: Callable[[], Tensor] = points

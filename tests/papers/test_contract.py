@@ -42,7 +42,7 @@ def seeded(seed: int, function: Callable[[], object]):
 
 @pytest.mark.parametrize("paper", SPECIMENS)
 def test_train_sample_save_load_and_sample_again(paper, tmp_path):
-    build, data, draw = SPECIMENS[paper]
+    build, data, draw = SPECIMENS[paper][:3]
     model = seeded(1, build)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = list(train(model, Batches(toy(data), size=64), steps=8, lr=1e-2))

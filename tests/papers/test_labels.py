@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.networks.embed import NoLabels
-from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import ddim, edm, ncsn, score_sde
 
 LOSSES = ("loss", "vlb_loss", "distillation_loss")
@@ -49,7 +48,7 @@ def built(paper: str) -> nn.Module:
 
 
 SPECIMENS = specimen.found()
-UNCONDITIONAL = {paper for paper, made in SPECIMENS.items() if not made.labels}
+UNCONDITIONAL = {paper for paper, one in SPECIMENS.items() if not one.labels}
 Call = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -113,5 +112,6 @@ def test_depends_on_the_label(paper, name, call):
 def test_all_papers_are_asked():
     assert set(SPECIMENS) - UNCONDITIONAL == {paper for paper, *_ in CASES}
     for paper in UNCONDITIONAL:
-        listening = [part for part in SPECIMENS[paper].build().modules() if "y" in signature(type(part).forward)]
-        assert all(isinstance(part, TimeMLP | NoLabels) for part in listening), paper  # a field is a denoiser's network, told no y
+        assert not any("y" in signature(type(part).forward) for part in SPECIMENS[paper].build().modules()) or (
+            paper == "ffjord"  # its network is the one of the denoisers, and is never told a label
+        )

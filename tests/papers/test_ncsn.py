@@ -120,6 +120,40 @@ def test_tweedie_and_the_score_of_the_blurred_mixture(predicts):
         torch.testing.assert_close(score[:, k], slope, rtol=0, atol=1e-8)
 
 
+# ------------------------------------------------------------------------------------------- energy-based models
+
+
+@pytest.mark.equation("ncsn-energy-gradient")
+def test_data_minus_model_is_the_gradient_of_the_likelihood():
+    """E = θ·(x, x², x⁴) on the line: autograd of mean E + log Z by quadrature, against the contrast with 20,000 even
+    quantiles of the model in the place of draws."""
+    theta = torch.tensor([0.3, -0.8, 0.2], dtype=torch.float64, requires_grad=True)
+    energy = lambda x: torch.cat([x, x**2, x**4], 1) @ theta  # noqa: E731
+    grid = torch.linspace(-6, 6, 120_001, dtype=torch.float64)[:, None]
+    data = torch.tensor([[-1.2], [0.4], [1.9]], dtype=torch.float64)
+    log_z = torch.logsumexp(-energy(grid), 0) + math.log(1e-4)
+    (exact,) = torch.autograd.grad(energy(data).mean() + log_z, theta, retain_graph=True)
+    below = torch.softmax(-energy(grid), 0).detach().cumsum(0)
+    drawn = grid[torch.searchsorted(below, (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)]
+    (contrast,) = torch.autograd.grad(ncsn_theory.energy_contrast(energy, data, drawn), theta)
+    torch.testing.assert_close(contrast, exact, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_contrastive_divergence_of_a_gaussian_energy(steps):
+    """E = θx²/2 on data N(m, s²): the chain's mean and variance by recursion; its gradient is half the fall of E x²."""
+    torch.manual_seed(0)
+    theta, mean, std, size = torch.tensor(1.7, dtype=torch.float64, requires_grad=True), 0.6, 0.5, 0.3
+    x = mean + std * torch.randn(400_000, 1, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(
+        ncsn_theory.contrastive_divergence(lambda x: theta * x[:, 0] ** 2 / 2, x, size, steps), theta
+    )
+    moved, variance = mean, std**2
+    for _ in range(steps):
+        moved, variance = (1 - size * 1.7 / 2) * moved, (1 - size * 1.7 / 2) ** 2 * variance + size
+    assert slope.item() == pytest.approx((mean**2 + std**2 - moved**2 - variance) / 2, abs=4e-3)
+
+
 # ------------------------------------------------------------------------------------------------------ the model
 
 

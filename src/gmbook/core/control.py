@@ -17,7 +17,7 @@ Hook = Callable[[Tensor, Tensor], Tensor]  # (x (B, *S), t ()) -> (B, *S)
 
 
 def replace_known(path: GaussianPath, known: Tensor, mask: Tensor, basis: Tensor | None = None) -> Hook:
-    """A `project` that puts α_t known + σ_t ε, with fresh ε, where `mask` is 1 (def-control-replace).
+    """A `project` that puts α_t known + σ_t ε, with fresh ε, where `mask` is 1 (def-ncsn-replace).
 
     arXiv:2011.13456, Appendix I.2. The law at the end is only near the conditional one: what is drawn at time t does
     not see the known part through its own noise.
