@@ -368,6 +368,20 @@ def test_a_spectrally_normalised_network_is_lipschitz():
     assert slopes.max() <= 1.003 and slopes.max() > 0.05
 
 
+@pytest.mark.equation("gan-spectral")
+def test_a_convolution_is_normalised_as_a_matrix():
+    """Of (out, in·k·k): its largest singular value is 1 by numpy, and the map's, by its Jacobian, at most k = 3."""
+    torch.manual_seed(0)
+    layer = spectral(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False))).train()
+    for _ in range(60):
+        layer(torch.zeros(1, 2, 5, 5))
+    layer.eval()
+    weight = layer[0].weight.detach()
+    assert np.linalg.svd(weight.flatten(1).numpy())[1][0] == pytest.approx(1, abs=1e-3)
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer(v).flatten(), torch.zeros(1, 2, 5, 5)).flatten(1)
+    assert 1 < np.linalg.svd(jacobian.numpy())[1][0] <= 3
+
+
 def test_the_losses_are_the_games_terms_and_the_penalty():
     """L_D and L_G of known logits, with a penalty of 7, and a game whose three terms cannot be confused."""
     game = gan.Game(lambda s: s + 1, lambda s: 10 * s, lambda s: 100 * s)
