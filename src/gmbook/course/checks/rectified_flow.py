@@ -253,7 +253,8 @@ def repaired(answer: Any) -> None:
     """
     for steps in (1, 3):
         a, b, c = torch.randn(3)
-        h, given = 1 / steps, []
+        h = 1 / steps
+        given: list[Tensor] = []
 
         def source(n: int, given: list[Tensor] = given) -> Tensor:
             hold(float(n) == 6, "The source is asked for another number of points.")
