@@ -35,6 +35,7 @@ def straightness(
 
 def transport_cost(x0: Tensor, noise: Tensor, power: float = 2.0) -> Tensor:
     """E ‖x_0 − noise‖^p of a coupling (def-rf-cost), (). For every p ≥ 1 it does not grow from one rectification to
-    the next (rf-convex-costs); for p = 2 the decrease is S + V, V the least value of D · loss (rf-decomposition).
+    the next (rf-convex-costs); for p = 2 the decrease is S + V, V the least value of D · loss (rf-decomposition), and
+    the decreases of all rectifications add up (rf-many-reflows).
     """
     return (x0 - noise).flatten(1).norm(dim=1).pow(power).mean()
