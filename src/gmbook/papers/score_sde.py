@@ -21,7 +21,7 @@ from gmbook.core.checks import check_event
 from gmbook.core.control import Hook
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
-from gmbook.core.paths import GaussianPath, broadcast
+from gmbook.core.paths import GaussianPath, Quantity, broadcast
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import Field, Solver, euler_maruyama, heun, last
 
@@ -32,12 +32,24 @@ class ScoreSDE(Denoiser):
     Args:
         net: predicts −σ_t · score, which is ε: its targets have unit variance at every t.
         likelihood_weighting: weigh ‖score error‖² by g(t)² instead of σ_t²; then the loss bounds the likelihood
-            (arXiv:2101.09258).
+            (arXiv:2101.09258) (sde-kl-bound).
+        importance: with `likelihood_weighting`, draw t with density ∝ g²/σ² instead of evenly: the same expectation
+            from far less noisy terms (sde-importance).
+        predicts: what the network's output stands for. Whatever it is, it is read as ε for the loss, whose weights stay
+            the paper's.
     """
 
-    def __init__(self, net: nn.Module, path: GaussianPath, shape: tuple[int, ...], likelihood_weighting: bool = False):
-        super().__init__(net, path, "eps", shape)
-        self.likelihood_weighting = likelihood_weighting
+    def __init__(
+        self,
+        net: nn.Module,
+        path: GaussianPath,
+        shape: tuple[int, ...],
+        likelihood_weighting: bool = False,
+        importance: bool = False,
+        predicts: Quantity = "eps",
+    ):
+        super().__init__(net, path, predicts, shape)
+        self.likelihood_weighting, self.importance = likelihood_weighting, importance
 
     def loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
         """E_t λ(t) ‖s_θ(x_t, t) − ∇ log p(x_t | x_0)‖², mean over dimensions, with t ~ U[t_min, t_max].
@@ -47,16 +59,31 @@ class ScoreSDE(Denoiser):
         check_event(x0, self.shape)
         path = self.path
         u = torch.rand(len(x0), dtype=torch.float64, device=x0.device)
-        t = path.t_min + (path.t_max - path.t_min) * u
+        if self.likelihood_weighting and self.importance:
+            t, weight = importance_time(path, u)
+        else:
+            t = path.t_min + (path.t_max - path.t_min) * u
+            weight = path.noise_rate(t) / path.sigma(t) ** 2 if self.likelihood_weighting else torch.ones_like(t)
         eps = torch.randn_like(x0)
-        squared = (self(path.interpolate(x0, eps, t), t, y) - eps).square()
-        if self.likelihood_weighting:
-            squared = squared * broadcast(path.noise_rate(t) / path.sigma(t) ** 2, x0)
-        return squared.mean()
+        xt = path.interpolate(x0, eps, t)
+        squared = (self.predict("eps", xt, t, y) - eps).square()
+        return (broadcast(weight, x0) * squared).mean()
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """n samples by the predictor–corrector method with 500 steps: (n, *S)."""
         return predictor_corrector(self, n, 500, y=y)
+
+
+def importance_time(path: GaussianPath, u: Tensor) -> tuple[Tensor, Tensor]:
+    """t with density ∝ g²/σ² for uniform u in [0, 1], and the constant (1/(t_max − t_min)) ∫ g²/σ² dt, each like u.
+
+    g²/σ² is minus the slope of log(α²/σ²): so log(σ/α) is drawn evenly between its ends, and the integral is the
+    difference of those (sde-importance). arXiv:2101.09258, Section 5.1, has it for VP.
+    """
+    ends = torch.tensor([path.t_min, path.t_max], dtype=torch.float64, device=u.device)
+    least, most = path.noise_ratio(ends).log()
+    total = 2 * (most - least) / (path.t_max - path.t_min)
+    return path.time_at(torch.exp(least + (most - least) * u)), total.expand_as(u)
 
 
 # ----------------------------------------------------------------------------------------------------- samplers
