@@ -31,7 +31,7 @@ REFERENCE = (
     "Song & Ermon 2019, MNIST and CIFAR-10: RefineNet, 10 levels from 1 to 0.01 for pixels in [0, 1], Adam 1e-3, "
     "batch 128, 200,000 steps, no EMA; T = 100 steps a level, step 2e-5"
 )
-SAMPLING = "annealed Langevin dynamics, 2 steps at each of 96 levels, a denoising step, guidance s = 1.5, no selection"
+SAMPLING = "annealed Langevin dynamics, 2 steps at each of 96 levels, a denoising step, guidance s = 3, no selection"
 SIGMA_MAX, SIGMA_MIN, LEVELS, PER_LEVEL = 32.0, 0.02, 96, 2
 
 
@@ -71,8 +71,12 @@ def guided(model: Any, scale: float) -> NCSN:
     return model.with_network(Guided(model.net, scale, CLASSES))
 
 
-def sample(model: Any, labels: Tensor, scale: float = 1.5) -> Tensor:
-    """Class-conditional samples by annealed Langevin dynamics with guidance: labels (n,) -> (n, C, H, W) in [−1, 1]."""
+def sample(model: Any, labels: Tensor, scale: float = 3.0) -> Tensor:
+    """Class-conditional samples by annealed Langevin dynamics with guidance: labels (n,) -> (n, C, H, W) in [−1, 1].
+
+    Two steps at a level do not settle: at scale 1.5 the classifier reads .88 of 500 as the class asked for, of 100 by
+    one ancestral step at every second level .96, and at scale 3 nearly all by either.
+    """
     chunks = [guided(model, scale).sample(len(y), y) for y in labels.to(device()).split(250)]
     return torch.cat(chunks).clamp(-1, 1).cpu()
 
