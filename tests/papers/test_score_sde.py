@@ -466,8 +466,8 @@ def test_ddpms_chain_is_eulers_step_of_vp(steps):
     assert gap.item() * steps == pytest.approx(-square.item() / 2, rel=0.06 * 500 / steps)
     levels = torch.tensor([20.0 * (0.02 / 20.0) ** (k / 29) for k in range(30)]).double()  # 1907.05600, Section 4.1
     model = ncsn.NCSN(lambda x, t, y: x, (1,), 20.0, 0.02, 30)
-    torch.testing.assert_close(model.path.sigma(model.times()), levels, rtol=1e-6, atol=0)
-    torch.testing.assert_close(VEPath(0.02, 20.0).sigma(model.times()), levels, rtol=1e-6, atol=0)
+    torch.testing.assert_close(model.path.sigma(model.times), levels, rtol=1e-6, atol=0)
+    torch.testing.assert_close(VEPath(0.02, 20.0).sigma(model.times), levels, rtol=1e-6, atol=0)
 
 
 @pytest.mark.equation("sde-fokker-planck")
