@@ -316,6 +316,7 @@ PREDICTORS = [
 
 
 @pytest.mark.equation("sde-predictor")
+@pytest.mark.equation("sde-ancestral")
 @pytest.mark.equation("sde-corrector")
 @pytest.mark.parametrize("corrections", [0, 2])
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=lambda p: p.__name__)

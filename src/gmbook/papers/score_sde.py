@@ -97,11 +97,12 @@ def reverse_drift(
 ) -> Field:
     """Drift of the reverse family f x − (1 + λ²)/2 g² ∇log p_t, whose noise is λg (sde-reverse-family).
 
-    λ = 1 is Eq. 6, λ = 0 is Eq. 13.
+    λ = 1 is Eq. 6 (sde-reverse), λ = 0 is Eq. 13.
 
     Args:
         noise: λ.
-        guide: ∇_x log p_t(y | x), added to the score for conditional sampling, Eq. 14: (x, t) -> (B, *S).
+        guide: ∇_x log p_t(y | x), added to the score for conditional sampling, Eq. 14 (sde-condition): (x, t) ->
+            (B, *S).
     """
     path = denoiser.path
 
@@ -218,7 +219,7 @@ def euler_maruyama_predictor(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor
 
 
 def reverse_diffusion(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
-    """x − (r − 1)x + η² score + ηz, for the exact forward step q(x_t | x_s) = N(r x_s, η²). Eq. 46.
+    """x − (r − 1)x + η² score + ηz, for the exact forward step q(x_t | x_s) = N(r x_s, η²). Eq. 46 (sde-predictor).
 
     It discretises the way back as the way out is: on VE η² = σ_t² − σ_s², however long the step.
     """
@@ -228,7 +229,8 @@ def reverse_diffusion(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score
 
 
 def ancestral(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
-    """N((x + η² score)/r, the variance of q(x_s | x_t, x_0)): on VE the paper's Eq. 47, on VP DDPM's step with β̃.
+    """N((x + η² score)/r, the variance of q(x_s | x_t, x_0)): on VE the paper's Eq. 47, on VP DDPM's step with β̃
+    (sde-ancestral).
 
     (The paper's own for VP has β for β̃.) With the score of x̂_0 the mean is that of q(x_s | x_t, x̂_0).
     """
@@ -257,8 +259,9 @@ def corrected_trajectory(
 ) -> Iterator[Tensor]:
     """Algorithms 2–5 from x at ts[0]: yields x at ts[1:], each after its corrections, and last the x_0 reading.
 
-    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio. (Its α_t
-    is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is left out.)
+    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio
+    (sde-corrector). (Its α_t is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is
+    left out.)
 
     Args:
         predictor: `reverse_diffusion`, `ancestral`, `euler_maruyama_predictor` or `no_predictor`.
