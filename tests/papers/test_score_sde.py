@@ -16,6 +16,7 @@ from gmbook.core.probability_flow import log_likelihood as flow_log_likelihood
 from gmbook.core.solvers import dopri5, euler, heun, last, midpoint, rk4
 from gmbook.papers import ncsn, score_sde
 from gmbook.papers.ddpm import linear_betas
+from gmbook.papers.theory import score_sde as theory
 
 SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
 
@@ -55,6 +56,7 @@ def time_derivative(path, x, t, h=1e-5):
 
 @pytest.mark.fact("S1")
 @pytest.mark.equation("sde-moments")
+@pytest.mark.equation("sde-three")
 @pytest.mark.parametrize("path", [VPPath(), SubVPPath(), VEPath()], ids=lambda p: type(p).__name__)
 def test_moments_solve_their_equations(path):
     """m' = f m and v' = 2fv + g² with the paper's own f and g, integrated by dopri5 from the start, against α and
@@ -179,6 +181,7 @@ def test_the_gaussian_prior_costs_little():
 
 @pytest.mark.fact("S4")
 @pytest.mark.equation("ode-likelihood")
+@pytest.mark.equation("sde-likelihood")
 def test_likelihood_of_a_mixture_to_six_digits_and_the_price_of_the_wrong_prior():
     """From t = 0, where the score of a mixture is finite: 1e-6 nats; with N(0, I) in place of p_1, 1e-4 or more."""
     from gmbook.core.divergence import log_likelihood
@@ -198,6 +201,7 @@ def test_likelihood_of_a_mixture_to_six_digits_and_the_price_of_the_wrong_prior(
 @path_cases
 @pytest.mark.fact("S5")
 @pytest.mark.equation("sde-reverse-family")
+@pytest.mark.equation("sde-reverse")
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 def test_the_whole_reverse_family_returns_the_data(path, noise):
     """Gaussian data of std ½: variance along dx = [fx − (1 + λ²)/2 g² s]dt + λg dw, integrated exactly, is the
@@ -215,6 +219,7 @@ def test_the_whole_reverse_family_returns_the_data(path, noise):
     torch.testing.assert_close(end.squeeze(), variance(ts[-1]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.equation("sde-condition")
 def test_guidance_by_a_gradient_gives_the_posterior():
     """Prior N(0, 1), observation y = x + N(0, ½²): reverse SDE plus ∇log p_t(y | x_t) ends at N(0.8y, 0.2)."""
     torch.manual_seed(0)
@@ -310,6 +315,9 @@ PREDICTORS = [
 ]
 
 
+@pytest.mark.equation("sde-predictor")
+@pytest.mark.equation("sde-ancestral")
+@pytest.mark.equation("sde-corrector")
 @pytest.mark.parametrize("corrections", [0, 2])
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("path", [VEPath(0.05, 3.0), VPPath(), SubVPPath()], ids=lambda p: type(p).__name__)
@@ -443,3 +451,151 @@ def test_grey_is_kept_in_any_colour():
     placed = replace_known(path, turned, mask, basis)(x, torch.tensor(1e-9, dtype=torch.float64))
     torch.testing.assert_close(placed.mean(1), picture.mean(0).expand(2, 4, 4), rtol=0, atol=1e-3)
     torch.testing.assert_close(placed[:, 0] - placed[:, 1], x[:, 0] - x[:, 1])
+
+
+# ------------------------------------------------------------------------ chains, grids, wrong scores, importance
+
+
+@pytest.mark.equation("sde-discrete")
+@pytest.mark.parametrize("steps", [500, 1000, 2000])
+def test_ddpms_chain_is_eulers_step_of_vp(steps):
+    """β_i = β(i/N)/N: after N steps ᾱ differs from e^{−B} by ½∫β²dt/N, relatively; and NCSN's levels are VE's."""
+    i = torch.arange(1, steps + 1, dtype=torch.float64)
+    betas = (0.1 + 19.9 * i / steps) / steps
+    gap = torch.log1p(-betas).sum() + 10.05 + (20 - 0.1) / 2 / steps  # the sum's end counts the last cell's rise
+    square = torch.trapezoid((0.1 + 19.9 * torch.linspace(0, 1, 10_001).double()) ** 2, dx=1e-4)
+    assert gap.item() * steps == pytest.approx(-square.item() / 2, rel=0.06 * 500 / steps)
+    levels = torch.tensor([20.0 * (0.02 / 20.0) ** (k / 29) for k in range(30)]).double()  # 1907.05600, Section 4.1
+    model = ncsn.NCSN(lambda x, t, y: x, (1,), 20.0, 0.02, 30)
+    torch.testing.assert_close(model.path.sigma(model.times), levels, rtol=1e-6, atol=0)
+    torch.testing.assert_close(VEPath(0.02, 20.0).sigma(model.times), levels, rtol=1e-6, atol=0)
+
+
+@pytest.mark.equation("sde-fokker-planck")
+@pytest.mark.parametrize("path", [VPPath(), SubVPPath(), VEPath(0.05, 1.2)], ids=lambda p: type(p).__name__)
+def test_fokker_planck_on_a_grid_ends_at_the_exact_density(path):
+    """Finite volumes that know f and g² only, from a mixture's density, against the diffused mixture: 3e-4 of its
+    height; the mass stays 1."""
+    law = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.2], [1.0]]), torch.tensor([0.06, 0.12])).double()
+    x, ts = torch.linspace(-6, 6, 401).double(), torch.linspace(path.t_min, 0.6, 61).double()
+    exact = lambda t: law.diffused(path.alpha(t), path.sigma(t)).log_prob(x[:, None]).exp()  # noqa: E731
+    for t, density in zip(ts[1:], theory.fokker_planck(path, exact(ts[0]), x, ts), strict=True):
+        torch.testing.assert_close(density, exact(t), rtol=0, atol=1e-3 * exact(t).max().item())
+    torch.testing.assert_close(density, exact(t), rtol=0, atol=3e-4 * exact(t).max().item())
+    assert density.sum().item() == pytest.approx(exact(ts[0]).sum().item(), rel=1e-10)
+
+
+@pytest.mark.equation("sde-reverse-family")
+@pytest.mark.parametrize("noise", [0.0, 1.0, 2.0])
+def test_the_variance_behind_a_wrong_score_is_what_simulation_finds(noise):
+    """Score times 0.9, data N(0, ½²): the sampler's own steps, 40,000 walkers."""
+    path, law = VPPath(), GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([0.25])).double()
+    truth = ideal(law, path)
+    wrong = Denoiser(lambda x, t, y: 0.9 * truth.predict("eps", x, t), path, "eps", (1,)).double()
+    x = torch.randn(40_000, 1, dtype=torch.float64)
+    *_, end, _ = score_sde.sde_trajectory(wrong, x, path.times(1500, 2.0), noise)
+    want = theory.reverse_variance(path, torch.tensor(0.5).double(), torch.tensor(0.9).double(), noise)
+    assert end.var().item() == pytest.approx(want.item(), rel=0.05)
+
+
+@pytest.mark.equation("sde-gain")
+@pytest.mark.parametrize("path", [VPPath(), SubVPPath(), VEPath(0.01, 8.0)], ids=lambda p: type(p).__name__)
+def test_the_flow_multiplies_a_relative_error_by_the_integral_of_g2_over_v(path):
+    """log(V/v) = (1 − c) ∫g²/v dt against the variance's own ODE; on VE the integral is log(v_max/v_min)."""
+    std, factor = torch.tensor(0.5).double(), torch.tensor([0.9, 1.05]).double()
+    variance = theory.reverse_variance(path, std, factor, 0.0)
+    ends = torch.tensor([path.t_min, path.t_max]).double()
+    v = (path.alpha(ends) * std) ** 2 + path.sigma(ends) ** 2
+    start = (path.sigma(ends[1]) ** 2 / v[1]).log()
+    ts = torch.linspace(path.t_min, path.t_max, 400_001).double()
+    rate = path.noise_rate(ts) / ((path.alpha(ts) * std) ** 2 + path.sigma(ts) ** 2)
+    gain = torch.trapezoid(rate, ts)
+    torch.testing.assert_close((variance / v[0]).log() - start, (1 - factor) * gain, rtol=0, atol=1e-4)
+    if isinstance(path, VEPath):
+        assert gain.item() == pytest.approx((v[1] / v[0]).log().item(), abs=1e-6)
+
+
+@pytest.mark.equation("sde-kl-bound")
+@pytest.mark.parametrize("path", [VPPath(), VEPath(0.01, 8.0)], ids=lambda p: type(p).__name__)
+def test_the_weighted_loss_bounds_the_divergence_of_the_sde_and_not_of_the_flow(path):
+    """Gaussian data, the score times c: KL(data ‖ model) of the reverse SDE is below the bound, the flow's is not."""
+    std = torch.tensor([0.5, 1.0, 2.0]).double()
+    start = torch.tensor(path.t_min).double()
+    v = (path.alpha(start) * std) ** 2 + path.sigma(start) ** 2
+    for c in (0.9, 0.99, 1.1):
+        factor = torch.full((3,), c).double()
+        bound = theory.kl_bound(path, std, factor)
+        laws = [theory.reverse_variance(path, std, factor, noise) for noise in (1.0, 0.0)]
+        sde, flow = ((v / law - 1 - (v / law).log()) / 2 for law in laws)
+        assert bool((sde <= bound + 1e-9).all()), (c, sde, bound)
+        if c == 0.9 and isinstance(path, VPPath):
+            assert bool((flow > 2 * bound).all())
+    x = std[1] * torch.randn(200_000, dtype=torch.float64)  # the integrand by draws, at one time
+    t = torch.tensor(0.3).double()
+    total = path.alpha(t) ** 2 + path.sigma(t) ** 2
+    noisy = path.interpolate(x[:, None], torch.randn(200_000, 1).double(), t)
+    error = (0.1 * noisy / total).square().mean()
+    assert error.item() == pytest.approx((0.01 / total).item(), rel=0.02)
+
+
+@pytest.mark.equation("sde-importance")
+@pytest.mark.parametrize("path", [VPPath(), SubVPPath(), VEPath()], ids=lambda p: type(p).__name__)
+def test_importance_draws_times_with_density_g2_over_sigma2(path):
+    """The share of draws below any time against quadrature of g²/σ², and the constant against the whole integral."""
+    u = torch.rand(100_000, dtype=torch.float64)
+    t, weight = score_sde.importance_time(path, u)
+    grid = torch.linspace(0, 1, 400_001).double() ** 2
+    ts = path.t_min + (path.t_max - path.t_min) * grid
+    mass = torch.cumulative_trapezoid(path.noise_rate(ts) / path.sigma(ts) ** 2, ts)
+    assert weight[0].item() == pytest.approx(mass[-1].item() / (path.t_max - path.t_min), rel=1e-4)
+    for share in (0.1, 0.5, 0.9):
+        at = ts[1:][mass >= share * mass[-1]][0]
+        assert (t <= at).double().mean().item() == pytest.approx(share, abs=6 * 0.5 / 100_000**0.5)
+
+
+@pytest.mark.equation("sde-importance")
+def test_importance_has_the_same_expectation_and_less_noise():
+    """The likelihood's loss of a linear network, drawn both ways: equal within six standard errors, less variance."""
+    path, x0 = VPPath(t_min=1e-4), torch.randn(1, 1).repeat(400, 1)
+    half = lambda x, t, y: 0.5 * x  # noqa: E731
+    losses = {}
+    for importance in (False, True):
+        model = score_sde.ScoreSDE(half, path, (1,), True, importance)
+        losses[importance] = torch.stack([model.loss(x0) for _ in range(600)])
+    gap = losses[True].mean() - losses[False].mean()
+    assert abs(gap) < 6 * (losses[False].var() / 600 + losses[True].var() / 600).sqrt()
+    assert losses[True].std() < 0.2 * losses[False].std()
+
+
+@pytest.mark.equation("sde-dsm")
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_does_not_depend_on_what_the_network_outputs(weighted):
+    """One function, read as ε, v or x_0: the same numbers from the same draws."""
+    path, law = VPPath(), MIXTURE
+    x0, losses = law.sample(64), []
+    truth = ideal(law, path)
+    for predicts in ("eps", "v", "x0"):
+        net = lambda x, t, y, q=predicts: truth.predict(q, x, t)  # noqa: E731
+        torch.manual_seed(3)
+        losses.append(score_sde.ScoreSDE(net, path, (2,), weighted, predicts=predicts).loss(x0))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(losses[2], losses[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.equation("sde-quantile")
+@smooth_cases
+def test_on_the_line_the_flow_keeps_quantiles(path):
+    """F_t(x(t)) is constant along the probability flow of a mixture on the line: the encoding is F_1⁻¹ F_0."""
+    weights, means, stds = torch.tensor([0.3, 0.7]), torch.tensor([-1.2, 1.0]), torch.tensor([0.25, 0.35])
+    law = GaussianMixture(weights, means[:, None], stds**2).double()
+    x = torch.linspace(-1.5, 1.6, 9).double()[:, None]
+    ts = torch.linspace(path.t_min, path.t_max, 4).double()
+
+    def quantile(x, t):
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        spread = (alpha**2 * stds.double() ** 2 + sigma**2).sqrt()
+        return (torch.special.ndtr((x - alpha * means.double()) / spread) * weights.double()).sum(1)
+
+    tight = lambda f, x, ts: dopri5(f, x, ts, 1e-9, 1e-9)  # noqa: E731
+    for t, state in zip(ts[1:], tight(flow_field(ideal(law, path)), x, ts)):
+        torch.testing.assert_close(quantile(state, t), quantile(x, ts[0]), rtol=0, atol=1e-6)

@@ -9,6 +9,7 @@ from gmbook.metrics.metric import Metric, Protocol
 NAMES = {
     "bits_per_dim": "bits/dim",
     "bits_per_dim_bound": "bits/dim, bound",
+    "bits_per_dim_flow": "bits/dim along the flow",
     "bits_per_dim_iwae": "bits/dim, IWAE bound",
     "bits_per_dim_spread": "standard deviation of bits/dim over draws of the noise",
     "bits_per_letter": "bits per letter, exact",

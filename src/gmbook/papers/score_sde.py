@@ -21,7 +21,7 @@ from gmbook.core.checks import check_event
 from gmbook.core.control import Hook
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
-from gmbook.core.paths import GaussianPath, broadcast
+from gmbook.core.paths import GaussianPath, Quantity, broadcast
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.solvers import Field, Solver, euler_maruyama, heun, last
 
@@ -32,12 +32,24 @@ class ScoreSDE(Denoiser):
     Args:
         net: predicts −σ_t · score, which is ε: its targets have unit variance at every t.
         likelihood_weighting: weigh ‖score error‖² by g(t)² instead of σ_t²; then the loss bounds the likelihood
-            (arXiv:2101.09258).
+            (arXiv:2101.09258) (sde-kl-bound).
+        importance: with `likelihood_weighting`, draw t with density ∝ g²/σ² instead of evenly: the same expectation
+            from far less noisy terms (sde-importance).
+        predicts: what the network's output stands for. Whatever it is, it is read as ε for the loss, whose weights stay
+            the paper's.
     """
 
-    def __init__(self, net: nn.Module, path: GaussianPath, shape: tuple[int, ...], likelihood_weighting: bool = False):
-        super().__init__(net, path, "eps", shape)
-        self.likelihood_weighting = likelihood_weighting
+    def __init__(
+        self,
+        net: nn.Module,
+        path: GaussianPath,
+        shape: tuple[int, ...],
+        likelihood_weighting: bool = False,
+        importance: bool = False,
+        predicts: Quantity = "eps",
+    ):
+        super().__init__(net, path, predicts, shape)
+        self.likelihood_weighting, self.importance = likelihood_weighting, importance
 
     def loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
         """E_t λ(t) ‖s_θ(x_t, t) − ∇ log p(x_t | x_0)‖², mean over dimensions, with t ~ U[t_min, t_max].
@@ -47,16 +59,31 @@ class ScoreSDE(Denoiser):
         check_event(x0, self.shape)
         path = self.path
         u = torch.rand(len(x0), dtype=torch.float64, device=x0.device)
-        t = path.t_min + (path.t_max - path.t_min) * u
+        if self.likelihood_weighting and self.importance:
+            t, weight = importance_time(path, u)
+        else:
+            t = path.t_min + (path.t_max - path.t_min) * u
+            weight = path.noise_rate(t) / path.sigma(t) ** 2 if self.likelihood_weighting else torch.ones_like(t)
         eps = torch.randn_like(x0)
-        squared = (self(path.interpolate(x0, eps, t), t, y) - eps).square()
-        if self.likelihood_weighting:
-            squared = squared * broadcast(path.noise_rate(t) / path.sigma(t) ** 2, x0)
-        return squared.mean()
+        xt = path.interpolate(x0, eps, t)
+        squared = (self.predict("eps", xt, t, y) - eps).square()
+        return (broadcast(weight, x0) * squared).mean()
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """n samples by the predictor–corrector method with 500 steps: (n, *S)."""
         return predictor_corrector(self, n, 500, y=y)
+
+
+def importance_time(path: GaussianPath, u: Tensor) -> tuple[Tensor, Tensor]:
+    """t with density ∝ g²/σ² for uniform u in [0, 1], and the constant (1/(t_max − t_min)) ∫ g²/σ² dt, each like u.
+
+    g²/σ² is minus the slope of log(α²/σ²): so log(σ/α) is drawn evenly between its ends, and the integral is the
+    difference of those (sde-importance). arXiv:2101.09258, Section 5.1, has it for VP.
+    """
+    ends = torch.tensor([path.t_min, path.t_max], dtype=torch.float64, device=u.device)
+    least, most = path.noise_ratio(ends).log()
+    total = 2 * (most - least) / (path.t_max - path.t_min)
+    return path.time_at(torch.exp(least + (most - least) * u)), total.expand_as(u)
 
 
 # ----------------------------------------------------------------------------------------------------- samplers
@@ -70,11 +97,12 @@ def reverse_drift(
 ) -> Field:
     """Drift of the reverse family f x − (1 + λ²)/2 g² ∇log p_t, whose noise is λg (sde-reverse-family).
 
-    λ = 1 is Eq. 6, λ = 0 is Eq. 13.
+    λ = 1 is Eq. 6 (sde-reverse), λ = 0 is Eq. 13.
 
     Args:
         noise: λ.
-        guide: ∇_x log p_t(y | x), added to the score for conditional sampling, Eq. 14: (x, t) -> (B, *S).
+        guide: ∇_x log p_t(y | x), added to the score for conditional sampling, Eq. 14 (sde-condition): (x, t) ->
+            (B, *S).
     """
     path = denoiser.path
 
@@ -191,7 +219,7 @@ def euler_maruyama_predictor(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor
 
 
 def reverse_diffusion(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
-    """x − (r − 1)x + η² score + ηz, for the exact forward step q(x_t | x_s) = N(r x_s, η²). Eq. 46.
+    """x − (r − 1)x + η² score + ηz, for the exact forward step q(x_t | x_s) = N(r x_s, η²). Eq. 46 (sde-predictor).
 
     It discretises the way back as the way out is: on VE η² = σ_t² − σ_s², however long the step.
     """
@@ -201,7 +229,8 @@ def reverse_diffusion(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score
 
 
 def ancestral(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
-    """N((x + η² score)/r, the variance of q(x_s | x_t, x_0)): on VE the paper's Eq. 47, on VP DDPM's step with β̃.
+    """N((x + η² score)/r, the variance of q(x_s | x_t, x_0)): on VE the paper's Eq. 47, on VP DDPM's step with β̃
+    (sde-ancestral).
 
     (The paper's own for VP has β for β̃.) With the score of x̂_0 the mean is that of q(x_s | x_t, x̂_0).
     """
@@ -230,8 +259,9 @@ def corrected_trajectory(
 ) -> Iterator[Tensor]:
     """Algorithms 2–5 from x at ts[0]: yields x at ts[1:], each after its corrections, and last the x_0 reading.
 
-    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio. (Its α_t
-    is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is left out.)
+    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio
+    (sde-corrector). (Its α_t is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is
+    left out.)
 
     Args:
         predictor: `reverse_diffusion`, `ancestral`, `euler_maruyama_predictor` or `no_predictor`.
