@@ -125,7 +125,7 @@ def scale_of(answer: Any) -> None:
                  "It is σ̂, not 1/σ̂.": 1 / want,
                  "It is 1/σ̂².": want**2,
                  "The codes' mean is not taken off.": 1 / second.sqrt(),
-                 "All entries count together: the means of different entries differ, too.": 1 / each.sqrt()}  # fmt: skip
+                 "All entries count together: their means differ, too.": 1 / each.sqrt()}  # fmt: skip
         agree(numbers(answer(means, stds), (), "the scale"), want, "The scale", hints=hints)
 
 
@@ -217,11 +217,10 @@ def tilted(answer: Any) -> None:
             hold(largest == math.inf, "For a condition narrower than the whole every scale has its law: infinity.")
             continue
         hold(largest < math.inf, "For a condition wider than the whole there is a largest scale.")
-        tail = lambda scale: -scale / v_c - (1 - scale) / v_u  # noqa: E731  (of the log density, twice its curvature)
         low, high = 1.0, 1e3
         for _ in range(80):
             half = (low + high) / 2
-            low, high = (half, high) if tail(half) < 0 else (low, half)
+            low, high = (half, high) if half / v_c + (1 - half) / v_u > 0 else (low, half)
         agree(torch.tensor(largest, dtype=torch.float64), torch.tensor(low, dtype=torch.float64), "The largest scale",
               hints={"It is w, not s = 1 + w.": torch.tensor(low - 1, dtype=torch.float64)})  # fmt: skip
 
