@@ -13,7 +13,7 @@ from gmbook.core.denoiser import Truth, ideal
 from gmbook.core.divergence import divergence
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, VEPath, VPPath
-from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
+from gmbook.core.solvers import dopri5, euler, heun, last, midpoint, rk4
 from gmbook.data import ImageSet
 from gmbook.data.batches import LawBatches
 from gmbook.experiments import flow_matching as flow_experiments
@@ -654,3 +654,40 @@ def test_the_bits_of_an_experiment_are_the_code_length_of_bytes():
     edges = images.double() / 128 - 1
     exact = -(normal.cdf(edges + 1 / 128) - normal.cdf(edges)).log2().mean()
     assert got.value == pytest.approx(exact.item(), abs=3e-3)
+
+
+@pytest.mark.equation("fm-sde")
+def test_noise_on_the_way_leaves_the_laws_of_a_gaussian():
+    """N(0.8, ½²) and w = √(2ct): the means and variances of the Euler–Maruyama chain by an exact recursion, which
+    tends to the data's as the steps grow; and draws of the chain against the recursion."""
+    torch.manual_seed(0)
+    mean, std, c = 0.8, 0.5, 1.5
+    model, spread = FlowMatching(gaussian_velocity(mean, std), (1,)), lambda t: (2 * c * t) ** 0.5
+    probes = torch.tensor([[0.0], [1.0]], dtype=F64)
+    for steps in (100, 200, 400):
+        ts, m, v = model.times(steps), torch.zeros((), dtype=F64), torch.ones((), dtype=F64)
+        for t, s in itertools.pairwise(ts):
+            width = ((1 - t) * std) ** 2 + t**2
+            score = -(probes - (1 - t) * mean) / width
+            at0, at1 = (gaussian_velocity(mean, std)(probes, t) - c * t * score)[:, 0]
+            slope = 1 + (s - t) * (at1 - at0)
+            m, v = slope * m + (s - t) * at0, slope**2 * v + (t - s) * 2 * c * t
+        assert abs(m - mean) < 3 / steps and abs(v - std**2) < 3 / steps
+    x = last(model.sde_trajectory(torch.randn(40_000, 1, dtype=F64), ts, spread))
+    assert abs(x.mean() - m) < 5 * std / 200 and x.var().item() == pytest.approx(v.item(), rel=5 * (2 / 40_000) ** 0.5)
+
+
+@pytest.mark.equation("fm-sde")
+def test_the_marginal_law_solves_the_fokker_planck_equation_of_the_noisy_walk():
+    """∂_t p = −∂_x(p·drift) − (w²/2)∂²_x p, since it is walked backwards: of the two atoms, on a grid by autograd."""
+    t, h, w = time(0.5), 1e-5, 0.7
+    x = torch.linspace(-3, 3, 201, dtype=F64)[:, None].requires_grad_()
+    model = FlowMatching(Truth(LAW, OT, "velocity"), (1,), OT)
+    score = model.predict("score", x, t)
+    drift = model(x, t) - w**2 / 2 * score
+    p = by_hand(x, t)[0][:, None]
+    (flux,) = torch.autograd.grad((p * drift).sum(), x, retain_graph=True)
+    (slope,) = torch.autograd.grad(p.sum(), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    growth = ((by_hand(x, t + h)[0] - by_hand(x, t - h)[0]) / (2 * h))[:, None]
+    torch.testing.assert_close(growth.detach(), (-flux - w**2 / 2 * bend).detach(), rtol=0, atol=1e-6)

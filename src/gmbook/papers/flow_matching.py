@@ -18,7 +18,7 @@ from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, LinearPath
 from gmbook.core.probability_flow import flow_field, log_likelihood
-from gmbook.core.solvers import Solver, dopri5, heun, last
+from gmbook.core.solvers import Solver, dopri5, euler_maruyama, heun, last
 from gmbook.core.transport import optimal_pairing
 
 Coupling = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -152,6 +152,26 @@ class FlowMatching(Denoiser):
         """
         check_event(x, self.shape)
         yield from solver(flow_field(self, y), x, ts)
+
+    @sampling
+    def sde_trajectory(
+        self, x: Tensor, ts: Tensor, spread: Callable[[Tensor], Tensor], y: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """dx = (v_θ − w²/2 ∇log p_t) dt + w dw̄ from x at ts[0] along falling times: yields x at ts[1:] (fm-sde).
+
+        The score is the same network's (fm-score). For the exact field every w has the flow's laws p_t; w = 0 is the
+        flow by Euler's method.
+
+        Args:
+            spread: w(t), for t (). On the linear path √(2ct) keeps w²∇log p_t bounded at the data.
+        """
+        check_event(x, self.shape)
+
+        def drift(x: Tensor, t: Tensor) -> Tensor:
+            velocity, score = self.readings(self(x, t, y), x, t, "velocity", "score")
+            return velocity - spread(t) ** 2 / 2 * score
+
+        yield from euler_maruyama(drift, spread, x, ts)
 
     def prior(self, n: int) -> Tensor:
         """n draws of the noise where the flow starts, N(0, σ(1)² I): (n, *S)."""
