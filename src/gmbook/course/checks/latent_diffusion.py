@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -290,13 +291,10 @@ def repaired(answer: Any) -> None:
         got = numbers(answer(noise, lambda z: 3 * z + 1, start, y, null, s, alpha_bar, std), (5, 2), "the pictures")
         hold(sorted(asked, reverse=True) == asked, "The walk goes from step T down to step 1.")
 
-        def walked(
-            told: float,
-            untold: float,
-            out: float = std,
-            walk: tuple[Any, ...] = (noise, start, y, null, alpha_bar),
-        ) -> Tensor:
-            return 3 * out * guided_walk(*walk, told, untold) + 1
+        walk = partial(guided_walk, noise, start, y, null, alpha_bar)
+
+        def walked(told: float, untold: float, out: float = std, walk: Any = walk) -> Tensor:
+            return 3 * out * walk(told, untold) + 1
 
         hints = {"The scale is still divided by, where the codes were divided already.": walked(s, 1 - s, 1 / std),
                  "The scale is left out.": walked(s, 1 - s, 1.0),
