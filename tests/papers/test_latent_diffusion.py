@@ -33,7 +33,7 @@ from gmbook.papers.latent_diffusion import (
 )
 from gmbook.papers.score_sde import ScoreSDE, probability_flow
 from gmbook.papers.theory.ddpm import gaussian_floor
-from gmbook.papers.theory.latent_diffusion import error_split, guided_gaussian
+from gmbook.papers.theory.latent_diffusion import error_split, guided_gaussian, two_stage_bound
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
 
@@ -495,6 +495,36 @@ def test_the_error_splits_exactly():
     torch.testing.assert_close(split.reconstruction + split.generation, split.total, rtol=1e-10, atol=0)
     off = error_split(x, y + torch.randn(60, 6, dtype=DOUBLE), basis)  # off the plane it does not hold
     assert abs(off.reconstruction + off.generation - off.total) > 0.1
+
+
+class Linear(nn.Module):
+    """x -> (0.8 x + shift, log variance): the encoder of a line, mean and log-variance side by side."""
+
+    def __init__(self, log_variance, shift=0.0):
+        super().__init__()
+        self.log_variance, self.shift = log_variance, shift
+
+    def forward(self, x):
+        return torch.cat([0.8 * x + self.shift, torch.full_like(x, self.log_variance)], 1)
+
+
+@pytest.mark.equation("ldm-bound")
+def test_the_bound_of_both_stages():
+    """z ~ N(0, 1), x = z + ε/2: tight for the exact posterior N(0.8 x, 0.2), and for another one loose by its KL."""
+    betas = linear_betas(200)
+    prior = DDPM(Truth(gaussian(0.0, 1.0), DDPM(nn.Identity(), (1,), betas=betas).path, "eps"), (1,), betas=betas)
+    likelihood = lambda x, z: torch.distributions.Normal(z, 0.5).log_prob(x)[:, 0]  # noqa: E731
+    n = 8_000
+    x = 1.25**0.5 * torch.randn(n, 1, dtype=DOUBLE)
+    exact = torch.distributions.Normal(0.0, 1.25**0.5).log_prob(x)[:, 0]
+    for log_variance, shift in ((math.log(0.2), 0.0), (math.log(0.5), 0.3)):
+        gap = kl_normal_full(
+            torch.tensor([shift]), torch.tensor([[math.exp(log_variance)]]), torch.zeros(1), torch.tensor([[0.2]])
+        )
+        first = KLAutoencoder(Linear(log_variance, shift), nn.Identity(), (1,))
+        excess = two_stage_bound(first, likelihood, prior, x) + exact
+        error = 4 * excess.std() / n**0.5
+        assert gap - error < excess.mean() < gap + error + 0.03  # 200 steps cost a hundredth of a nat
 
 
 @pytest.mark.fact("CFG1")

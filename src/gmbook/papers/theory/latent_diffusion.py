@@ -1,14 +1,18 @@
-"""Where a latent model's error comes from, and what guided sampling samples, in closed form."""
+"""Where a latent model's error comes from, the bound of its two stages, and what guidance samples in closed form."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gmbook.core.gaussians import log_normal
 from gmbook.core.transport import optimal_pairing
+from gmbook.papers.ddpm import DDPM
+from gmbook.papers.latent_diffusion import KLAutoencoder
 
 
 class Split(NamedTuple):
@@ -37,6 +41,23 @@ def error_split(x: Tensor, samples: Tensor, basis: Tensor) -> Split:
         return cost[torch.arange(len(a)), optimal_pairing(cost)].mean()
 
     return Split((x - shadow).square().sum(1).mean(), squared(shadow, samples), squared(x, samples))
+
+
+def two_stage_bound(
+    first: KLAutoencoder, log_likelihood: Callable[[Tensor, Tensor], Tensor], prior: DDPM, x: Tensor
+) -> Tensor:
+    """−log p(x|z) + log q(z|x) + L_vlb(z) for one draw z ~ q(z|x): an estimate of a bound on −log p(x) (ldm-bound).
+
+    The ELBO of a VAE whose prior is a diffusion, with the diffusion's bound for −log p(z). arXiv:2106.05931.
+
+    Args:
+        log_likelihood: (x (B, *S), z (B, *latent)) -> log p(x|z), nats, (B,).
+
+    Shapes: x (B, *S) -> (B,), nats.
+    """
+    mean, std = first.posterior(x)
+    z = mean + std * torch.randn_like(std)
+    return log_normal(z, mean, std) - log_likelihood(x, z) + prior.nelbo(z)
 
 
 def guided_gaussian(
