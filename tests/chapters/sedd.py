@@ -38,5 +38,5 @@ def snippet_4_two_samplers_and_a_gap_filled(names: dict[str, Any], printed: str)
 
 
 def snippet_5_ratios_of_a_mask_are_a_guess(names: dict[str, Any], printed: str) -> None:
-    torch.testing.assert_close(names["again"], names["guess"].double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(names["again"], names["guess"], rtol=1e-6, atol=0)
     assert abs(names["ratios"].sum() - (1 - 0.2997) / 0.2997) < 1e-6  # ᾱ/(1 − ᾱ)
