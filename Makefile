@@ -25,7 +25,7 @@ export GOMP_SPINCOUNT ?= 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup peers course lab test test-answers test-unit test-chapters check format sync book test-site bench race doctor clean
+.PHONY: help setup peers course lab test test-answers seeds test-unit test-chapters check format sync book test-site bench race doctor clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,9 @@ book: $(READY)  ## build the website into book/_build/html
 
 test-answers: $(READY)  ## every kept answer to an exercise, right and wrong, a hundred times on fresh inputs (most of an hour)
 	@GMBOOK_REPEATS=100 $(BIN)/python -m pytest tests/course/test_sheets.py -q -n $(JOBS) -k test_kept_answer $(PYTESTFLAGS)
+
+seeds: $(READY)  ## every chapter under sixteen other seeds (hours of two cores; SEEDFLAGS="--shifts 1-4 FILE")
+	@$(BIN)/python -m tools.seeds $(SEEDFLAGS)
 
 test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
 	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)

@@ -314,3 +314,11 @@ def test_directives_and_roles(tmp_path, monkeypatch):
 def test_the_errata_name_their_tests_as_links():
     page = (BOOK / "errata.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\{test\})`tests/", page)
+
+
+def test_a_chapter_links_its_exercises_and_its_weeks_in_a_course():
+    line = chapters.how_to_have("chapters/06_ddpm/ddpm", "../../")
+    assert '<a href="exercises.html">Exercises</a>' in line
+    assert '<a href="../../course.html#fourteen-weeks">In a course: weeks 7 and 8</a>' in line
+    assert "In a course: week 9<" in chapters.how_to_have("chapters/07_ddim/ddim", "../../")
+    assert "In a course" not in chapters.how_to_have("chapters/06_ddpm/exercises", "../../")

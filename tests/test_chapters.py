@@ -166,6 +166,23 @@ def test_nbval_compares_what_a_check_cell_printed(text):
     assert subprocess.run(command, capture_output=True, cwd=text.parent).returncode == 1
 
 
+def test_nbval_passes_over_what_was_measured(text):
+    """A recorded measurement is another machine's: the claim and its bar alone are compared."""
+    for name in ("conftest.py", "nbval.cfg"):
+        (text.parents[1] / name).write_text((chapters.ROOT / "chapters" / name).read_text())
+    cell = TEXT.split("```{code-cell}")[1].replace("print(1 + 1)", 'print("error: < 0.1  ok (measured 0.021)")')
+    text.write_text(TEXT.split("```{code-cell}")[0] + "```{code-cell}" + cell)
+    chapters.run(text)
+    target = text.with_suffix(".ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", str(target)]
+    recorded = target.read_text()
+    for old, new, status in [("0.021", "0.034", 0), ("< 0.1", "< 0.2", 1)]:
+        outputs = recorded.split('"outputs"')
+        outputs[1] = outputs[1].split('"source"')[0].replace(old, new) + '"source"' + outputs[1].split('"source"')[1]
+        target.write_text('"outputs"'.join(outputs))
+        assert subprocess.run(command, capture_output=True, cwd=text.parents[1]).returncode == status, (old, new)
+
+
 def test_disagreement_is_seen_whatever_the_times_say(text):
     chapters.sync(text)
     (line,) = chapters.disagreements(text)

@@ -22,6 +22,7 @@ from torch.optim import AdamW
 
 from gmbook import experiments, metrics, plots
 from gmbook.core.denoiser import Denoiser, Truth
+from gmbook.core.model import Model
 from gmbook.core.paths import CosinePath, GaussianPath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
 from gmbook.experiments import runs
 from gmbook.laws import plane
@@ -162,7 +163,11 @@ def test_three_steps_of_every_experiment(paper: str, tmp_path: Path, at_home: No
         trained, history = runs.run(found, tmp_path, steps=3, resume=True, progress=False)
         assert trained.device == device and all(values.isfinite().all() for values in history.values())
         loaded = runs.load(found, tmp_path)
-        assert loaded.device == device and there(loaded.sample(2))
+        assert loaded.device == device
+        if type(loaded).sample is Model.sample:  # a first stage has no sampler of its own: it rebuilds what it is given
+            assert there(loaded.reconstruct(next(found.batches(0, 2))[0]))
+            return
+        assert there(loaded.sample(2))
         if found.sample is not None:
             assert len(found.sample(loaded, torch.tensor([0, 1]))) == 2
 

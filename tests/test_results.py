@@ -71,30 +71,49 @@ def test_every_record_is_on_the_page():
         assert f"(results/{name}/loss.png)" in page
 
 
-def test_what_was_not_run_says_so_and_shows_no_number():
-    page = results.page({})
+def cells(page: str, title: str) -> dict[str, str]:
+    """The cells of a card on the page of results."""
+    card = page.split(f"### {title}\n")[1].split(":::\n")[0]
+    return dict(re.findall(r"^([A-Z][\w ]+)\n: (.*)$", card, re.MULTILINE))
+
+
+def test_what_was_not_run_says_so_at_the_end_and_shows_no_number():
+    shown, left = results.page({}).split("## Not run yet")
+    assert "gm-result" not in shown and "\n### " not in shown
     for entry in results.entries():
-        for _, theirs, ours, budget, protocol, gap in rows(page.split("## What they were")[0], entry.title):
-            assert (theirs, ours, protocol, gap) == (entry.theirs, "not yet run", "–", "–")
-            assert re.match(r"(laptop|gpu): [\d,]+ steps of \d+$", budget)
+        for experiment in results.runs(entry):
+            (line,) = [line for line in left.splitlines() if line.startswith(f"- {entry.title}, {experiment.budget}:")]
+            assert re.match(
+                rf": [\d,]+ steps of \d+\. The paper: {re.escape(entry.theirs)}\.$", line.split(experiment.budget, 1)[1]
+            )
+        for _, theirs, ours, run in rows(results.readme_table({}), entry.title):
+            assert (theirs, ours) == (entry.theirs, "not yet run")
+            assert re.match(r"laptop: [\d,]+ steps of \d+$", run)
     assert "GPU budget none has been run yet" in results.readme_table({})
 
 
-def test_a_new_record_comes_into_both_tables():
+def test_a_new_record_comes_into_both():
     """Whatever the record's metrics are called in full: by their beginnings."""
     records = text(1.9, 2.0)
-    for table in (results.page(records), results.readme_table(records)):
-        ours = rows(table, "Autoregression on text8")[0]
-        assert ours[2].startswith("1.90 bits per letter (smoothed 5-gram 2.05") and "**" not in ours[2]
-        assert ours[3] == "laptop: 5,000 steps of 32, 0.80 M weights, 10 min"
-        assert rows(table, "MDLM on text8")[0][2].startswith("at most 2.00 bits per letter")
+    page, table = results.page(records), results.readme_table(records)
+    assert list(cells(page, "Autoregression on text8")) == ["Ours", "The paper", "Run"]
+    for ours, run in (
+        (rows(table, "Autoregression on text8")[0][2:]),
+        (cells(page, "Autoregression on text8")[name] for name in ("Ours", "Run")),
+    ):
+        assert ours.startswith("1.90 bits per letter (smoothed 5-gram 2.05") and "**" not in ours
+        assert run == "laptop: 5,000 steps of 32, 0.80 M weights, 10 min"
+    for ours in (rows(table, "MDLM on text8")[0][2], cells(page, "MDLM on text8")["Ours"]):
+        assert ours.startswith("at most 2.00 bits per letter")
+    assert "Autoregression on text8, laptop" not in page.split("## Not run yet")[1]
 
 
 def test_a_run_that_a_5_gram_beats_says_so_in_the_table_and_among_the_aims():
     records = text(2.1, 2.2)
-    for table in (results.page(records), results.readme_table(records)):
-        for title in ("Autoregression on text8", "MDLM on text8"):
-            assert "**A smoothed 5-gram, which only counts letters, does better**" in rows(table, title)[0][2]
+    page, table = results.page(records), results.readme_table(records)
+    for title in ("Autoregression on text8", "MDLM on text8"):
+        for ours in (rows(table, title)[0][2], cells(page, title)["Ours"]):
+            assert "**A smoothed 5-gram, which only counts letters, does better**" in ours
     reached = {(title, aim[:6]): (value, limit, verdict) for title, aim, value, limit, verdict in results.aims(records)}
     assert reached["Autoregression on text8", "fewer "] == ("2.1", "2.05", "**no**")
     assert reached["MDLM on text8", "within"] == ("2.2", "2.35", "yes")

@@ -36,15 +36,15 @@ SETS = ("mnist", "cifar10", "text8")  # digits and prose stand in where these ar
 GAUSSIAN = "pixel_gaussian"  # the baseline that shows how precision misleads
 NOT_RUN = "not yet run"
 PLACE = re.compile(r"\{([^{}|]+)\|([^{}|]*)\}")  # {key|format} or {key.part|format}
-HEADER = ("experiment", "the paper's number", "ours", "budget", "protocol", "what explains the gap")
+HEADER = ("experiment", "the paper's number", "ours", "run")  # the README's
 
 Records = dict[str, Record]  # by the experiment's name
 
 INTRO = """# What the runs reach
 
-Made from the records of `gmbook record` and from the papers' numbers, by `python -m tools.results`. A number in the
-column "ours" was measured by this book's code with the recorded weights; what was not run says so. Numbers in the
-column beside it are the papers'.
+Made from the records of `gmbook record` and from the papers' numbers, by `python -m tools.results`. A number under
+"ours" was measured by this book's code with the recorded weights; those under "the paper" are the papers'. What was not
+run yet stands [at the end](#not-run-yet), and says so.
 
 """
 
@@ -174,23 +174,49 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def ours(entry: Entry, record: Record, records: Records) -> str:
+    """What of the record is shown, and plainly what was missed."""
+    missed = "".join(f". **{bar.missed}**" for bar in entry.bar if verdict(bar, record, records)[2] is False)
+    return fill(entry.ours, record) + missed
+
+
+def run(experiment: Experiment, record: Record) -> str:
+    """What was done: budget, steps, size, time."""
+    content = record.content
+    done = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"
+    return f"{experiment.budget}: {done}, {content['seconds'] / 60:.0f} min"
+
+
+def planned(experiment: Experiment) -> str:
+    """What is to be done: budget and steps."""
+    return f"{experiment.budget}: {experiment.recipe.steps:,} steps of {experiment.recipe.batch_size}"
+
+
 def row(entry: Entry, experiment: Experiment, records: Records) -> list[str]:
-    """One line of the table: `HEADER`."""
+    """One line of the README's table: `HEADER`."""
     record = records.get(experiment.name)
     if record is None:
-        planned = f"{experiment.budget}: {experiment.recipe.steps:,} steps of {experiment.recipe.batch_size}"
-        return [entry.title, entry.theirs, NOT_RUN, planned, "–", "–"]
-    content = record.content
-    run = f"{content['steps']:,} steps of {content['batch']}, {content['weights'] / 1e6:.2f} M weights"
-    ours = fill(entry.ours, record)
-    ours += "".join(f". **{bar.missed}**" for bar in entry.bar if verdict(bar, record, records)[2] is False)
-    budget = f"{experiment.budget}: {run}, {content['seconds'] / 60:.0f} min"
-    return [entry.title, entry.theirs, ours, budget, fill(entry.protocol, record), entry.gap]
+        return [entry.title, entry.theirs, NOT_RUN, planned(experiment)]
+    return [entry.title, entry.theirs, ours(entry, record, records), run(experiment, record)]
 
 
-def lines(budgets: Sequence[str], records: Records) -> list[list[str]]:
-    """The rows of all experiments at these budgets."""
-    return [row(entry, e, records) for entry in entries() for e in runs(entry) if e.budget in budgets]
+def card(entry: Entry, experiment: Experiment, records: Records) -> str:
+    """What a recorded run reached: three short cells, and prose below."""
+    record = records[experiment.name]
+    cells = {"Ours": ours(entry, record, records), "The paper": entry.theirs, "Run": run(experiment, record)}
+    gap = "" if entry.gap == "–" else f" What explains the gap: {entry.gap}."
+    budget = "" if experiment.budget == "laptop" else f" ({experiment.budget})"
+    return (
+        f"### {entry.title}{budget}\n\n:::{{div}} gm-result\n"
+        + "\n".join(f"{name}\n: {text}\n" for name, text in cells.items())
+        + f":::\n\nHow it was measured: {fill(entry.protocol, record)}.{gap}\n\n"
+    )
+
+
+def not_run(records: Records) -> str:
+    """The experiments without a record, one line each."""
+    left = [(entry, e) for entry in entries() for e in runs(entry) if e.name not in records]
+    return "".join(f"- {entry.title}, {planned(e)}. The paper: {entry.theirs}.\n" for entry, e in left)
 
 
 def aims(records: Records) -> Iterator[list[str]]:
@@ -212,7 +238,8 @@ def readme_table(records: Records) -> str:
     done = [e.name for e in others if e.name in records]
     sentence = f"Of the {len(others)} experiments at the GPU budget {len(done) or 'none'} has been run yet"
     sentence += f": {', '.join(done)}." if done else "."
-    return f"{table(HEADER, lines(['laptop'], records))}\n{sentence}\n"
+    rows = [row(entry, e, records) for entry in entries() for e in runs(entry) if e.budget == "laptop"]
+    return f"{table(HEADER, rows)}\n{sentence}\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- texts
@@ -232,22 +259,28 @@ def gaussian_sentence(records: Records) -> str:
     return ""
 
 
+def methods(record: Record) -> str:
+    """How the metrics were measured, one line for each way."""
+    ways: dict[str, list[str]] = {}
+    for metric in record.metrics.values():
+        ways.setdefault(wording.protocol(metric.protocol), []).append(wording.name(metric.key))
+    return "".join(f"- {', '.join(names)}: {way}.\n" for way, names in ways.items())
+
+
 def details(entry: Entry, experiment: Experiment, record: Record) -> str:
     """A record in full: provenance, metrics, samples, losses."""
     folder = f"results/{experiment.name}"
     content = record.content
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    metrics = [
-        [wording.name(m.key), wording.measured(m), wording.beside(m) or "–", wording.protocol(m.protocol)]
-        for m in record.metrics.values()
-    ]
+    metrics = [[wording.name(m.key), wording.measured(m), wording.beside(m) or "–"] for m in record.metrics.values()]
     drawn = [f"> {line}\n" for m in record.metrics.values() for line in m.lines]
     parts = [
         f"### {entry.title}, {experiment.budget}\n",
         f"`{content['command']}`, commit `{content['commit']}`, seed {content['seed']}, "
         f"{content['seconds'] / 60:.0f} min on {content['hardware']}; {versions}. "
         f"The paper's setting: {content['reference']}.\n",
-        table(("metric", "value", "beside it", "how it was measured"), metrics),
+        table(("metric", "value", "beside it"), metrics),
+        methods(record),
         *drawn,
     ]
     if experiment.sample is not None:
@@ -258,13 +291,14 @@ def details(entry: Entry, experiment: Experiment, record: Record) -> str:
 
 def page(records: Records) -> str:
     """The book's page."""
-    parts = [INTRO, table(HEADER, lines(["laptop", "gpu"], records)), "\n## What they were to show\n\n"]
-    parts.append(table(("experiment", "aim", "measured", "bar", "reached"), list(aims(records))))
+    found = [(entry, e) for entry in entries() for e in runs(entry) if e.name in records]
     sources = [f"- {entry.title}: {entry.source}.\n" for entry in entries()]
+    parts = [INTRO, "## What was run\n\n", *(card(*f, records) for f in found), "## What they were to show\n\n"]
+    parts.append(table(("experiment", "aim", "measured", "bar", "reached"), list(aims(records))))
     parts += ["\n## Where the papers' numbers stand\n\n", *sources]
     parts.append(READING.format(gaussian=gaussian_sentence(records)))
-    found = [(entry, e) for entry in entries() for e in runs(entry) if e.name in records]
-    return "".join(parts) + "\n## The records\n\n" + "\n".join(details(*f, records[f[1].name]) for f in found)
+    parts += ["\n## The records\n\n", "\n".join(details(*f, records[f[1].name]) for f in found)]
+    return "".join(parts) + "\n## Not run yet\n\n" + not_run(records)
 
 
 def main() -> int:

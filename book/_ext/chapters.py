@@ -106,8 +106,24 @@ def number_figures(app: Sphinx, env: BuildEnvironment) -> None:
 # ----------------------------------------------------------------------------------------------------- how to have one
 
 
+def weeks(number: str, root: Path = ROOT) -> list[str]:
+    """The weeks of the lecturer's plan that have this chapter, "06" -> ["7", "8"]; each has two sessions."""
+    plan = (root / "book" / "course.md").read_text(encoding="utf-8").split("## Fourteen weeks")[1].split("\n## ")[0]
+    return [line.split("|")[1].strip() for line in plan.splitlines() if f"{{chapter}}`{number}`" in line]
+
+
+def in_a_course(page: str, up: str, root: Path = ROOT) -> list[str]:
+    """Links from a chapter to its sheet, and to its weeks in a course."""
+    folder = root / Path(page).parent
+    links = ['<a href="exercises.html">Exercises</a>'] if (folder / "exercises.md").exists() else []
+    if found := weeks(folder.name.partition("_")[0], root):
+        spelled = f"week{'s' if len(found) > 1 else ''} {' and '.join(found)}"
+        links.append(f'<a href="{up}course.html#fourteen-weeks">In a course: {spelled}</a>')
+    return links
+
+
 def how_to_have(page: str, up: str) -> str:
-    """The line below a chapter's title: the notebook with its outputs, JupyterLab, and what runs elsewhere."""
+    """The line below a chapter's title: the notebook with its outputs, JupyterLab, exercises, what runs elsewhere."""
     name = page.rpartition("/")[2]
     if name.startswith("exercises"):
         return f'<p class="gm-have"><a href="{name}.ipynb" download>Notebook with blanks (.ipynb)</a></p>'
@@ -115,6 +131,7 @@ def how_to_have(page: str, up: str) -> str:
         f'<a href="{name}.ipynb" download>Executed notebook (.ipynb)</a>',
         f'<span><a href="{up}read.html#in-jupyterlab">In JupyterLab</a>: <code>make lab</code>, then '
         f"<code>{page.removeprefix('chapters/')}.md</code></span>",
+        *in_a_course(page, up),
     ]
     if REPOSITORY:
         home = REPOSITORY.removeprefix("https://github.com/")

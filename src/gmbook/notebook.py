@@ -1,4 +1,8 @@
-"""The line that a check cell prints: the claim and its bar, the same on every machine; and an error where it fails."""
+"""The line that a check cell prints: the claim, its bar and what was measured; and an error where it fails.
+
+The claim and the bar are the same on every machine. The measured value is not, so it stands in brackets with the word
+`MEASURED`, which nbval is told to pass over (chapters/nbval.cfg).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import torch
 from torch import Tensor
 
 Number = float | int | Tensor
+MEASURED = "measured"
 
 
 def check(
@@ -17,8 +22,9 @@ def check(
     equals: Number | None = None,
     digits: int = 6,
 ) -> None:
-    """Print `claim: … ok` if `value` keeps the bar, raise otherwise. The raw value is not printed: it may differ by
-    machine.
+    """Print `claim: bar  ok (measured …)` if `value` keeps the bar, raise otherwise.
+
+    Two digits of the value are printed: of a tensor its largest entry below a bar, its range between two.
 
     Args:
         value: a number, or a tensor of which every entry must keep the bar.
@@ -36,13 +42,16 @@ def check(
     got = torch.as_tensor(value).detach().double()
     if below is not None:
         passed, text = bool((got < below).all()), f"< {below:g}"
+        measured = f"{got.max().item():.2g}" if got.numel() else "nothing"
     elif between is not None:
         low, high = between
         passed, text = bool(((got >= low) & (got <= high)).all()), f"in [{low:g}, {high:g}]"
+        measured = " to ".join(dict.fromkeys(f"{v.item():.3g}" for v in (got.min(), got.max())))
     else:
         want = torch.as_tensor(equals).double()
         passed = bool(((got - want).abs() <= 0.5000001 * 10.0**-digits).all())
         text = "= " + ", ".join(f"{v:.{digits}g}" for v in want.flatten().tolist())
+        measured = ""
     if not passed:
         raise AssertionError(f"{claim}: got {got.tolist()}, wanted {text}")
-    print(f"{claim}: {text}  ok")
+    print(f"{claim}: {text}  ok" + (f" ({MEASURED} {measured})" if measured else ""))

@@ -16,6 +16,7 @@ from gmbook.core.schedules import (
     mutual_information_betas,
 )
 from gmbook.core.tokens import Enumeration, TokenModel
+from gmbook.papers.mdlm import MDLM
 
 T = 5
 BETAS = mutual_information_betas(T)
@@ -315,6 +316,29 @@ def test_bad_arguments_are_refused():
         Enumeration(torch.rand(3, 4), Chain.uniform(3), LinearSchedule())
 
 
+@chain_cases
+def test_any_event_shape_is_a_flat_one_reshaped(chain, tables):
+    """Kernels, likelihoods, posteriors and draws of tokens (B, 2, 3) are those of (B, 6), at one moment for all and at
+    one for each."""
+    torch.manual_seed(0)
+    flat = torch.randint(chain.vocab, (4, 6))
+    image = flat.reshape(4, 2, 3)
+    for t, s in ((keep(3), keep(1)), (torch.stack([keep(i) for i in (2, 3, 4, 3)]), torch.stack([keep(1)] * 4))):
+        for method in (chain.transition, chain.arrival):
+            torch.testing.assert_close(method(image, t, s), method(flat, t, s).reshape(4, 2, 3, -1))
+        law = torch.rand(4, 6, chain.vocab, **f64)
+        for method in (chain.posterior, chain.mixture):
+            got = method(image, law.reshape(4, 2, 3, -1), s, t)
+            torch.testing.assert_close(got, method(flat, law, s, t).reshape(4, 2, 3, -1))
+        torch.manual_seed(1)
+        drawn = chain.corrupt(image, t)
+        torch.manual_seed(1)
+        assert torch.equal(drawn, chain.corrupt(flat, t).reshape(4, 2, 3))
+    many = torch.zeros(2, 2, 20_000, dtype=torch.int64)  # each example at its own moment
+    still = (chain.corrupt(many, torch.stack([keep(0), keep(4)])) == 0).double().mean((1, 2))
+    assert still[0] == 1 and abs(still[1] - product(tables, 0, 4)[0, 0]) < 0.02
+
+
 def test_bad_batches_are_refused():
     model = TokenModel(lambda x, t, y: torch.zeros(*x.shape, 3), (2,), Chain.absorbing(3), LinearSchedule())
     x, t = torch.tensor([[0, 2]]), torch.tensor(0.5, **f64)
@@ -334,8 +358,10 @@ def test_bad_batches_are_refused():
         model(x, t + 1)
     with pytest.raises(ValueError, match="network must return"):
         TokenModel(lambda x, t, y: torch.zeros(*x.shape, 4), (2,), Chain.absorbing(3), LinearSchedule())(x, t)
+    with pytest.raises(ValueError, match="an axis of tokens"):
+        TokenModel(lambda x, t, y: x, (), Chain.uniform(3), LinearSchedule())
     with pytest.raises(ValueError, match="one axis"):
-        TokenModel(lambda x, t, y: x, (2, 2), Chain.uniform(3), LinearSchedule())
+        MDLM(lambda x, t, y: x, (2, 2), 3)
     with pytest.raises(ValueError, match="n must"):
         model.prior(0)
 
@@ -375,3 +401,13 @@ def test_training_times_fill_their_intervals_evenly():
     assert times.min() >= 0 and times.max() < 1
     ranks = (torch.arange(20_000) + 0.5) / 20_000
     assert (times.flatten().sort().values - ranks).abs().max() < 1.63 / 20_000**0.5  # one per cent
+
+
+@pytest.mark.equation("d3pm-marginal")
+def test_moments_given_as_numbers_are_read_in_double_precision():
+    """Twelve steps that keep 0.88 each, multiplied: ᾱ = 0.88¹² in single precision misses by 1e-8."""
+    for chain in (Chain.uniform(4), Chain.absorbing(4)):
+        step = 0.88 * torch.eye(chain.states, **f64) + 0.12 * chain.stationary
+        many = torch.linalg.matrix_power(step, 12)
+        for end in (0.88**12, torch.tensor(0.88**12, **f64)):
+            torch.testing.assert_close(chain.kernel_matrix(1.0, end), many, rtol=0, atol=1e-14)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gmbook.networks.conv import Decoder, Encoder, MapDecoder, MapEncoder
+from gmbook.networks.conv import Decoder, Encoder, MapDecoder, MapEncoder, PatchGAN
 
 SIZES = pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)], ids=str)
 
@@ -52,3 +52,20 @@ def test_indivisible_sides_are_refused(build):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match="built for images"):
         Encoder((1, 8, 8), 4)(torch.randn(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize(("downs", "field"), [(1, 16), (2, 34), (3, 70)])
+def test_a_patch_discriminator_sees_one_patch(downs, field):
+    """The pixels that move a score in the middle: a full square of the stated side; and no example sees another."""
+    torch.manual_seed(0)
+    net = PatchGAN(1, 4, downs).double().eval()
+    x = torch.randn(2, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    scores = net(x)
+    middle = scores.shape[2] // 2
+    (gradient,) = torch.autograd.grad(scores[0, 0, middle, middle], x)
+    rows, columns = gradient[0, 0].nonzero().unbind(1)
+    assert net.field == field
+    assert rows.max() - rows.min() + 1 == field and columns.max() - columns.min() + 1 == field
+    assert len(rows) == field**2 and not gradient[1].any()
+    with pytest.raises(ValueError, match="at least one halving"):
+        PatchGAN(1, downs=0)

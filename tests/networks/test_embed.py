@@ -10,6 +10,7 @@ from gmbook.networks.embed import (
     LabelEmbedding,
     NoLabels,
     Sinusoidal,
+    Words,
     rotary_angles,
     rotate,
     sincos_positions,
@@ -112,3 +113,17 @@ def test_bad_sizes_are_refused():
         sincos_positions(2, 2, 6)
     with pytest.raises(ValueError, match="multiple of 2"):
         rotary_angles(4, 5, torch.zeros(1))
+
+
+def test_a_caption_is_a_set_of_words_of_which_any_part_may_stay_unsaid():
+    """In training a word is blanked with probability p, a whole caption with q; in evaluation none is."""
+    torch.manual_seed(0)
+    words = Words(5, 4, drop=0.3, drop_all=0.2)
+    y = torch.randint(5, (20_000, 3))
+    silent = (words(y) == words.weight[words.blank]).all(-1)
+    share = 1 - 0.8 * 0.7
+    assert abs(silent.double().mean() - share) < 5 * (share * (1 - share) / 20_000) ** 0.5
+    every = 0.2 + 0.8 * 0.3**3
+    assert abs(silent.all(1).double().mean() - every) < 5 * (every * (1 - every) / 20_000) ** 0.5
+    words.eval()
+    assert torch.equal(words(y), words.weight[y])

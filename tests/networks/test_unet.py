@@ -76,3 +76,32 @@ def test_a_patch_that_does_not_divide_the_image_is_named():
 
 def test_patches_keep_the_shape():
     assert UNet(1, width=8, multipliers=(1,), patch=2)(torch.zeros(2, 1, 6, 8), torch.rand(2)).shape == (2, 1, 6, 8)
+
+
+def test_context_tokens_reach_every_pixel_and_are_a_set():
+    """Cross-attention: the output moves with the tokens, not with their order; None is the null token."""
+    net = randomise(UNet(2, width=8, multipliers=(1, 2), context=6)).eval()
+    x, t, tokens = torch.randn(3, 2, 7, 7), torch.rand(3), torch.randn(3, 5, 6)
+    told = net(x, t, tokens)
+    torch.testing.assert_close(net(x, t, tokens.flip(1)), told, rtol=1e-4, atol=1e-5)
+    assert (net(x, t, tokens + 1) - told).abs().amin((0, 1)).min() > 0
+    torch.testing.assert_close(net(x, t), net(x, t, net.null.expand(3, 1, 6)))
+    other = net(x, t, torch.cat([tokens[:2], tokens[2:] + 1]))
+    assert torch.equal(other[:2], told[:2]) and not torch.equal(other[2], told[2])  # each example has its own
+
+
+def test_a_whole_context_is_dropped_in_training_only():
+    """At drop = 1 the network in training is told nothing, whatever the tokens; in evaluation it listens."""
+    net, x, t = randomise(UNet(1, width=8, context=6, drop=1.0)), torch.randn(2, 1, 8, 8), torch.rand(2)
+    assert torch.equal(net(x, t, torch.randn(2, 1, 6)), net(x, t, torch.randn(2, 1, 6)))
+    assert not torch.equal(net.eval()(x, t, torch.randn(2, 1, 6)), net(x, t, torch.randn(2, 1, 6)))
+
+
+def test_cross_attention_stands_where_self_attention_stands():
+    """Each of the four attentions of this network gains a second one, of w² + 2wd + w² weights and their biases."""
+    w, d = 16, 6
+    plain, told = (UNet(1, width=w, multipliers=(1, 2), **options) for options in ({}, {"context": d}))
+    added = 4 * (2 * 2 * w + 2 * (4 * w * w + 2 * w) + (2 * 2 * w * d + 4 * w)) + d
+    assert sum(p.numel() for p in told.parameters()) - sum(p.numel() for p in plain.parameters()) == added
+    with pytest.raises(ValueError, match="not both"):
+        UNet(1, classes=3, context=6)

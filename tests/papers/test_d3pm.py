@@ -3,22 +3,38 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
+import torch.nn.functional as F
 from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, outer, random_pmf, sequences, total_variation, train
+from torch import nn
 
 from gmbook.core.chains import Chain
+from gmbook.core.model import Labelled
 from gmbook.core.schedules import CosineSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
-from gmbook.papers.d3pm import D3PM, gaussian_chain, gaussian_matrices, nearest_neighbour_chain, nearest_neighbour_rates
+from gmbook.networks.token_unet import TokenUNet
+from gmbook.papers.d3pm import (
+    D3PM,
+    TruncatedLogistic,
+    band_matrices,
+    equal_information_betas,
+    gaussian_chain,
+    gaussian_matrices,
+    nearest_neighbour_chain,
+    nearest_neighbour_rates,
+    truncated_logistic,
+)
 
 SPECIMEN = Specimen(lambda: D3PM(token_net(8), (2,), Chain.uniform(8), steps=5), tokens)
 
 MEASURES = {
     "bound": lambda model, x: model.nelbo(x),
     "fewer steps": lambda model, x: model.sample(3, steps=2),
-    "more steps": lambda model, x: model.sample(3, steps=8),
+    "bound by two draws": lambda model, x: model.nelbo(x, draws=2),
     "mixture": lambda model, x: (
         D3PM(token_net(9), (2,), Chain.absorbing(8), 4, form="mixture").to(model.device).sample(3)
     ),
@@ -291,12 +307,197 @@ def test_bad_arguments_are_refused():
         D3PM(net, (1,), GAUSSIAN, steps=T).loss(torch.tensor([[1]] * 64))
 
 
-def test_no_steps_are_refused_and_more_than_there_are_stand_still():
-    """At ᾱ = 0, where several of 12 times fall on T = 3's first, the step between equal moments was 0/0."""
+def test_as_many_jumps_as_steps_and_no_more():
     pmf = random_pmf(3, 2)
     chain, schedule = Chain.absorbing(3), LinearSchedule()
     model = D3PM(Enumeration(pmf, chain, schedule).leave_one_out, (2,), chain, steps=3)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         model.sample(2, steps=0)
-    few, many = (total_variation(model.sample(20_000, steps=steps), pmf) for steps in (3, 12))
-    assert abs(few - many) < 0.02
+    with pytest.raises(ValueError, match="the chain has 3 steps, so a sampler takes at most as many jumps, got 12"):
+        model.sample(2, steps=12)
+    assert total_variation(model.sample(20_000, steps=3), sampler_law(model)) < 0.02
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_logits_that_are_nan_are_refused_in_sampling(greedy):
+    """In the last step too, where argmax would take a NaN for a token."""
+    for bad_at in (1, 2):
+
+        def net(xt, t, y=None, bad_at=bad_at):
+            return torch.where((2 * t).round() == bad_at, torch.nan, 0.0)[:, None, None].expand(len(xt), 1, 4)
+
+        with pytest.raises(ValueError, match="has the network gone to NaN"):
+            D3PM(net, (1,), Chain.uniform(4), steps=2).sample(3, greedy=greedy)
+
+
+def test_the_bound_counts_what_a_schedule_leaves():
+    """L_T is in `nelbo`: at ᾱ = 0.2, for one token under p_0, NELBO = −log p_θ by enumeration, L_T included."""
+    model = D3PM(table_net(P0.expand(T + 1, 4, 4)), (1,), Chain.uniform(4), steps=T, schedule=LinearSchedule(end=0.2))
+    exact = exact_nelbo(model)
+    x = torch.tensor([[2]]).expand(40_000, 1)
+    got = model.nelbo(x)
+    assert model.prior_kl(x[:1]) > 0.05
+    assert abs(got.mean() - exact[2]) < 5 * got.std() / 200 and got.std() / 200 < 0.008
+
+
+def test_fewer_draws_estimate_the_same_bound():
+    """Ranges of unequal length are weighed by it: T = 5 terms by 1, 2, 3, 4 draws, against enumeration."""
+    torch.manual_seed(0)
+    table = torch.randn(T + 1, 4, 4, **f64).softmax(-1)
+    model = D3PM(table_net(table), (1,), Chain.uniform(4), steps=T)
+    exact, x = exact_nelbo(model), torch.tensor([[1]]).expand(40_000, 1)
+    for draws in (1, 2, 3, 4):
+        got = model.nelbo(x, draws=draws)
+        assert abs(got.mean() - exact[1]) < 5 * got.std() / 200
+    for draws in (0, 6):
+        with pytest.raises(ValueError, match=r"draws must lie in 1\.\.5"):
+            model.nelbo(x[:2], draws=draws)
+
+
+def test_images_of_tokens_are_their_flat_tokens():
+    """Loss, bound and samples of (1, 2, 3) are those of (6,), for one network that looks at the flat tokens; the loss
+    is a mean over tokens, whatever their shape."""
+    torch.manual_seed(0)
+    weights = torch.randn(5, 5, **f64)
+
+    def net(xt, t, y=None):
+        return weights[xt] + t.reshape(-1, *[1] * xt.ndim)
+
+    x = torch.randint(5, (400, 6))
+    for chain in (Chain.uniform(5), Chain(torch.eye(5)[2]), gaussian_chain(5, torch.full((4,), 0.3))):
+        flat, image = (D3PM(net, shape, chain, steps=4, hybrid=0.1) for shape in ((6,), (1, 2, 3)))
+        for measure in (lambda m: m.loss(x.reshape(-1, *m.shape)), lambda m: m.nelbo(x.reshape(-1, *m.shape))):
+            values = []
+            for model in (flat, image):
+                torch.manual_seed(1)
+                values.append(measure(model))
+            torch.testing.assert_close(*values)
+        torch.manual_seed(2)
+        drawn = image.sample(50)
+        torch.manual_seed(2)
+        assert torch.equal(drawn.flatten(1), flat.sample(50))
+
+
+def test_the_label_reaches_the_network_in_loss_bound_and_samples():
+    """Two classes of one token: class y is always token 2y. With the label told, the loss is 0; without, it is not."""
+
+    def net(xt, t, y=None):
+        law = torch.full((len(xt), 1, 4), 0.25, **f64) if y is None else F.one_hot(2 * y, 4)[:, None].double()
+        return law.clamp(min=1e-12).log()
+
+    class Told(Labelled):
+        classes = 2
+
+        def forward(self, xt, t, y=None):
+            return net(xt, t, y)
+
+    model = D3PM(Told(), (1,), Chain.uniform(4), steps=T)
+    y = torch.tensor([0, 1]).repeat(500)
+    x = 2 * y[:, None]
+    assert model.loss(x, y) < 1e-6 and model.loss(x) > 0.5
+    assert model.nelbo(x, y).mean() < 1e-6 and model.nelbo(x).mean() > 1
+    assert torch.equal(model.sample(1000, y), x)
+
+
+@pytest.mark.equation("def-d3pm-hybrid")
+def test_the_cross_entropy_is_that_of_all_tokens():
+    """Also of those that did not change: at i = 1 of T = 100 nearly none has, and it is log 4 a token."""
+    net = lambda xt, t, y=None: torch.zeros(*xt.shape, 4, **f64)  # noqa: E731
+    model = D3PM(net, (3,), Chain.uniform(4), steps=100)
+    x = torch.tensor([[0, 1, 3]])
+    for changed in (x, torch.tensor([[0, 2, 3]])):
+        cross_entropy = model.terms(x, changed, torch.tensor([1]))[1]
+        assert cross_entropy.item() == pytest.approx(3 * math.log(4))
+
+
+# ------------------------------------------------------------------------- bands, equal information, ordered levels
+
+
+@pytest.mark.equation("def-d3pm-band")
+def test_band_matrices_step_to_near_tokens_only():
+    """β/V within the band, nothing beyond; doubly stochastic; and a wide band is the uniform chain."""
+    for beta, matrix in zip((0.2, 0.9), band_matrices(torch.tensor([0.2, 0.9], **f64), 7, 2)):
+        for i, j in itertools.permutations(range(7), 2):
+            assert matrix[i, j].item() == pytest.approx(beta / 7 if abs(i - j) <= 2 else 0.0)
+        torch.testing.assert_close(matrix.sum(0), torch.ones(7, **f64))
+        torch.testing.assert_close(matrix.sum(1), torch.ones(7, **f64))
+        assert matrix[0, 0] > matrix[3, 3]  # fewer neighbours at the edge
+    wide = band_matrices(torch.tensor([0.3], **f64), 5, 4)[0]
+    torch.testing.assert_close(wide, 0.7 * torch.eye(5, **f64) + 0.3 / 5)
+    with pytest.raises(ValueError, match=r"beta up to 1\.75"):
+        band_matrices(torch.tensor([1.8]), 7, 2)
+    with pytest.raises(ValueError, match=r"1\.\.6"):
+        band_matrices(torch.tensor([0.1]), 7, 7)
+
+
+@pytest.mark.equation("d3pm-equal-information")
+def test_equal_information_falls_evenly():
+    """I(x_0; x_i) of the chain's own products, Σ p log(p/(p_1 p_2)) entry by entry, falls by equal amounts to end."""
+    law = torch.tensor([0.3, 0.05, 0.15, 0.2, 0.1, 0.2], **f64)
+    points = torch.tensor([[0.0], [1.0], [2.1], [3.3], [3.4], [5.0]])
+    rates = nearest_neighbour_rates(points, 2)
+    betas = equal_information_betas(rates, law, 8, end=0.02)
+    chain = nearest_neighbour_chain(points, 2, betas)
+    shares = []
+    for kernel in chain.cumulative:
+        joint = law[:, None] * kernel
+        product = law[:, None] * joint.sum(0)
+        shares.append(torch.xlogy(joint, joint / product).sum() / entropy(law))
+    torch.testing.assert_close(torch.stack(shares), torch.linspace(1, 0.02, 9, **f64), rtol=0, atol=1e-6)
+    for bad in (
+        lambda: equal_information_betas(torch.rand(3, 3), torch.ones(3), 4),
+        lambda: equal_information_betas(rates, law, 4, end=0.0),
+    ):
+        with pytest.raises(ValueError, match="symmetric|end must lie"):
+            bad()
+
+
+@pytest.mark.equation("d3pm-truncated-logistic")
+def test_truncated_logistic_is_scipys_logistic_in_bins():
+    """Masses of the bins by differences of scipy's distribution function, renormalised; in float32 far out too."""
+    torch.manual_seed(0)
+    mean, log_scale = 0.6 * torch.randn(3, 2, **f64), torch.randn(3, 2, **f64)
+    got = truncated_logistic(mean, log_scale, 9).softmax(-1)
+    edges = (np.arange(10) - 0.5) / 4 - 1
+    for b, l in itertools.product(range(3), range(2)):
+        law = scipy.stats.logistic(mean[b, l].item(), math.exp(log_scale[b, l].item() - 2))
+        masses = np.diff(law.cdf(edges))
+        torch.testing.assert_close(got[b, l], torch.tensor(masses / masses.sum()), rtol=1e-9, atol=1e-12)
+    far = truncated_logistic(torch.tensor([0.9]), torch.tensor([-6.0]), 256)  # a scale of 3e-4, bins of 8e-3
+    assert far.isfinite().all() and far.argmax() == 242  # (0.9 + 1) · 255/2 = 242.25
+
+
+def test_a_network_of_two_numbers_stays_near_what_it_sees():
+    """With output 0 the mean is tanh of the level seen; a mask counts as the middle."""
+
+    class Zero(nn.Module):
+        def forward(self, xt, t, y=None):
+            return torch.zeros(*xt.shape, 2)
+
+    net = TruncatedLogistic(Zero(), 9)
+    logits = net(torch.tensor([[0, 4, 8, 9]]), torch.ones(1))
+    assert logits.argmax(-1).tolist() == [[1, 4, 7, 4]]  # tanh(±1) = ±0.76, at level 4 ± 3.05
+    model = D3PM(net, (1, 2, 2), Chain.absorbing(9), steps=3)
+    assert model.loss(torch.randint(9, (4, 1, 2, 2))).isfinite()
+
+
+def test_a_unet_of_tokens_trains_on_images():
+    """Zero logits at the start, so the hybrid's cross-entropy begins at log V; both outputs learn 8×8 images of two
+    halves, black and white, whose bound falls below a third of what it was."""
+    torch.manual_seed(0)
+    which = torch.randint(2, (64, 1, 1, 1))
+    x = (3 * (torch.arange(8) < 4).long().expand(64, 1, 8, 8) + 0 * which).where(which == 0, 3 * (torch.arange(8) >= 4))
+    for chain, wrap in (
+        (Chain.absorbing(4), lambda: TokenUNet(1, 5, 4, width=8, multipliers=(1, 2), patch=2)),
+        (
+            gaussian_chain(4, torch.linspace(0.05, 2.0, 10)),
+            lambda: TruncatedLogistic(TokenUNet(1, 4, 2, width=8, multipliers=(1, 2), patch=2), 4),
+        ),
+    ):
+        model = D3PM(wrap(), (1, 8, 8), chain, steps=10, hybrid=0.01)
+        before = model.nelbo(x).mean()
+        train(model, lambda: x, 60, 3e-3)
+        assert model.eval().nelbo(x).mean() < before / 3
+        assert model.sample(2).shape == (2, 1, 8, 8)
+    logits = TokenUNet(3, 5, 4, width=8)(torch.zeros(2, 3, 8, 8, dtype=torch.int64), torch.rand(2))
+    assert logits.shape == (2, 3, 8, 8, 4) and not logits.any()

@@ -322,3 +322,20 @@ def test_shortcuts_help_at_high_compression():
         error[shortcut] = (model.reconstruct(held_out) - held_out).square().mean().item()
     baseline = (held_out - data.mean(0)).square().mean().item()
     assert error[True] < 0.8 * error[False] < 0.8 * baseline
+
+
+def test_the_perceptual_and_the_adversarial_weight_act():
+    """Both options reach the losses: the first phase's by 64 times the distance, the third's by its factor."""
+    torch.manual_seed(3)
+    plain, x = small(), torch.randn(4, 1, 8, 8)
+    torch.manual_seed(3)
+    told = small(perceptual=lambda x, output: (x - output).square().flatten(1).mean(1))
+    output = plain.reconstruct(x)
+    torch.testing.assert_close(told.loss(x) - plain.loss(x), (x - output).square().flatten(1).sum(1).mean())
+    terms = []
+    for weight in (0.5, 2.0):
+        torch.manual_seed(3)
+        model = small(discriminator=MapEncoder((1, 8, 8), 1, 8), adversarial_weight=weight)
+        loss = model.local_refinement()["autoencoder"].loss(x)
+        terms.append((loss - model.loss(x)).item())
+    assert math.isclose(terms[1], 4 * terms[0], rel_tol=1e-3) and abs(terms[0]) > 1e-4

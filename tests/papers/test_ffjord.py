@@ -9,6 +9,7 @@ from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import dopri5, euler, rk4
+from gmbook.networks.mlp import SmoothField, TimeMLP
 from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
 
 SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)))
@@ -56,7 +57,7 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 @pytest.mark.equation("ffjord-augmented")
 def test_contract(shape):
     """Invertible, and the integral of the trace is the log-determinant of the whole map's autograd Jacobian."""
-    loose = {"solver": rk4, "times": torch.linspace(0, 1, 6), "use_adjoint": False}
+    loose = {"solver": rk4, "times": torch.linspace(0, 1, 6), "use_adjoint": False, "test_probe": None}
     flow = model(shape, **(TIGHT | {"use_adjoint": False} if shape == (2,) else loose))
     x = torch.randn(1, *shape, dtype=torch.float64)
     with torch.no_grad():
@@ -236,7 +237,7 @@ def test_density_integrates_to_one():
 
 def test_images_are_dequantised_and_counted_in_bits():
     """With the field zero and a logit(.05), bits/dim are those of N(0, 1) on the logits: by quadrature over pixels."""
-    flow = FFJORD(Field(lambda z, t: 0 * z), (1, 4, 4), alpha=0.05).double().eval()
+    flow = FFJORD(Field(lambda z, t: 0 * z), (1, 4, 4), alpha=0.05).double().eval()  # 0 for every probe
     k = torch.randint(256, (64, 1, 4, 4))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -267,3 +268,114 @@ def test_training_approaches_the_negative_entropy():
     gaussian_fit = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov())
     assert -0.01 < gap < 0.1, gap
     assert (law.log_prob(x) - gaussian_fit.log_prob(x)).mean() > 0.25
+
+
+# ------------------------------------------------------------------------------- penalties, one by one and summed
+
+
+def shrink(rate):
+    """f = −rate·z, which carries x to e^{−rate}x."""
+    return Field(lambda z, t: -rate * z)
+
+
+def kinetic(square, rate):
+    """∫_0^1 ‖f‖² dt of that field by hand, from ‖x‖²."""
+    return square * rate * (1 - math.exp(-2 * rate)) / 2
+
+
+@pytest.mark.equation("ffjord-kinetic")
+@pytest.mark.equation("ffjord-loss")
+@pytest.mark.parametrize("alpha", [None, 0.05])
+def test_loss_is_the_likelihood_and_each_penalty_per_dimension(alpha):
+    """f = −z/2 on three numbers or pixels, by hand: λ_K ∫‖f‖²/D and λ_J ‖½ε‖²/D = λ_J/4 apart, and the logit's part."""
+    torch.manual_seed(0)
+    shape = (3,) if alpha is None else (1, 1, 3)
+    x = torch.randn(50, 3, dtype=torch.float64) if alpha is None else torch.randint(256, (50, 1, 1, 3))
+    losses = {}
+    for weights in ((0.0, 0.0), (0.7, 0.0), (0.0, 0.4)):
+        flow = FFJORD(shrink(0.5), shape, alpha, *weights, **TIGHT).double().train()
+        torch.manual_seed(1)
+        losses[weights] = flow.loss(x).item()
+    torch.manual_seed(1)
+    seen = x if alpha is None else (x + torch.rand(x.shape)).double() / 256
+    stretch = torch.zeros(50).double()
+    if alpha is not None:
+        p = alpha + (1 - 2 * alpha) * seen
+        seen, stretch = (p / (1 - p)).log(), ((1 - 2 * alpha) / (p * (1 - p))).log().flatten(1).sum(1)
+    square = seen.flatten(1).square().sum(1)
+    log_prob = -(square * math.exp(-1) + 3 * math.log(2 * math.pi)) / 2 - 1.5 + stretch
+    plain, with_k, with_j = losses.values()
+    assert plain == pytest.approx(-log_prob.mean().item(), rel=1e-6)
+    assert with_k - plain == pytest.approx(0.7 * kinetic(square, 0.5).mean().item() / 3, rel=1e-5)
+    assert with_j - plain == pytest.approx(0.4 * 0.25, rel=1e-5)
+
+
+@pytest.mark.equation("ffjord-kinetic")
+def test_penalties_of_all_scales_are_summed():
+    """Two scales with one CNF in a row: all of x, all of it again, and the half that goes on; by hand."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
+    shapes = []
+
+    def make(shape):
+        shapes.append(shape)
+        return shrink(0.5)
+
+    options = {"alpha": None, "blocks": 1, **TIGHT}
+    flow = FFJORD.on_images(make, (1, 4, 4), scales=2, kinetic=2.0, jacobian=3.0, **options).double().train()
+    assert shapes == [(1, 4, 4), (4, 2, 2), (2, 2, 2)] and len(flow.cnfs) == 3
+    bare = FFJORD.on_images(make, (1, 4, 4), scales=2, **options).double().train()
+    torch.manual_seed(1)
+    extra = flow.loss(x) - bare.loss(x)
+    half = x[:, :, 0].square().sum((1, 2)) + x[:, :, 2].square().sum((1, 2))  # rows 0 and 2: channels 0 and 1
+    square = x.flatten(1).square().sum(1)
+    parts = kinetic(square, 0.5) + kinetic(square * math.exp(-1), 0.5) + kinetic(half * math.exp(-2), 0.5)
+    ratio = 0.25 * (16 + 16 + 8)  # ‖½ε‖² of ±1 probes
+    torch.testing.assert_close(extra, (2 * parts.mean() + 3 * ratio) / 16, rtol=1e-6, atol=1e-6)
+
+
+def test_multiscale_is_a_bijection_with_the_log_determinant_of_its_jacobian():
+    torch.manual_seed(0)
+    options = {"solver": rk4, "times": torch.linspace(0, 1, 9), "use_adjoint": False, "test_probe": None}
+    flow = FFJORD.on_images(TanhNet, (1, 4, 4), scales=2, blocks=1, alpha=None, **options).double().eval()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = flow.bijection(x)
+        torch.testing.assert_close(flow.bijection.inverse(z), x, rtol=0, atol=1e-6)
+    jacobian = torch.autograd.functional.jacobian(lambda v: flow.bijection(v[None])[0][0], x[0]).reshape(16, 16)
+    assert abs(torch.linalg.slogdet(jacobian)[1] - log_det[0]) < 1e-5
+    assert flow.evaluations == sum(cnf.evaluations for cnf in flow.cnfs) == 3 * 32
+    with pytest.raises(ValueError, match="divisible by 4"):
+        FFJORD.on_images(TanhNet, (1, 6, 6), scales=3)
+
+
+def test_images_are_judged_with_a_probe_unless_told_otherwise():
+    """Two evaluations of log p differ, since each draws its probe; exact ones do not, nor those of vectors."""
+    options = {"solver": rk4, "times": torch.linspace(0, 1, 3)}
+    for shape, extra, noisy in (((1, 4, 4), {}, True), ((1, 4, 4), {"test_probe": None}, False), ((3,), {}, False)):
+        flow = model(shape, **options, **extra)
+        x = torch.randn(4, *shape, dtype=torch.float64)
+        with torch.no_grad():
+            assert torch.equal(flow.log_prob(x), flow.log_prob(x)) != noisy
+    assert model((1, 4, 4), probe=gaussian).cnf.test_probe is gaussian
+    with pytest.raises(ValueError, match="rademacher"):
+        model((3,), jacobian=0.1, probe=None)
+
+
+def test_a_smooth_field_is_cheap_for_a_solver():
+    """After thirty steps of training: evaluations at 1e-5 of the field that reads t plainly, and of a TimeMLP."""
+    calls = {}
+    for name, make in (("plain", lambda: SmoothField(2)), ("features", lambda: TimeMLP(2, 64, 3))):
+        torch.manual_seed(0)
+        train_options = {"solver": rk4, "times": torch.linspace(0, 1, 5), "use_adjoint": False, "probe": None}
+        flow = FFJORD(make(), (2,), **train_options)
+        optimiser = torch.optim.Adam(flow.parameters(), 5e-3)
+        for _ in range(30):
+            optimiser.zero_grad()
+            flow.loss(torch.randn(128, 2) * torch.tensor([2.0, 0.5])).backward()
+            optimiser.step()
+        fine = FFJORD(flow.cnf.net, (2,)).eval()
+        with torch.no_grad():
+            fine.log_prob(torch.randn(64, 2))
+        calls[name] = fine.evaluations
+    assert calls["plain"] < 60 and calls["features"] > 5 * calls["plain"], calls

@@ -11,8 +11,9 @@ from torch import nn
 from gmbook.core.flows.base import Compose
 from gmbook.core.flows.couplings import SplitCoupling
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear
+from gmbook.core.flows.multiscale import Multiscale
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised
+from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised, full, plu, reverse, shuffle
 
 SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16))
 
@@ -38,10 +39,13 @@ def model(shape, **options):
     return flow.double().eval()
 
 
-@pytest.mark.parametrize("options", [{}, {"plu": False}, {"additive": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"mixing": full}, {"mixing": reverse}, {"mixing": shuffle}, {"additive": True}]
+)
 @pytest.mark.parametrize("shape", [(2,), (3,), (1, 8, 8), (3, 8, 8)], ids=str)
 @pytest.mark.equation("glow-convolution")
 @pytest.mark.equation("glow-plu")
+@pytest.mark.equation("glow-permutation")
 def test_contract(shape, options):
     flow = model(shape, **options)
     x = torch.rand(3, *shape, dtype=torch.float64)
@@ -154,6 +158,19 @@ def test_refusals():
         Glow.on_images((1, 8, 8), scales=1, steps=1, width=4).loss(torch.rand(2, 1, 8, 8))
 
 
+@pytest.mark.equation("glow-permutation")
+def test_what_mixes_the_channels():
+    x = torch.arange(6.0)[None]
+    assert torch.equal(reverse(6)(x)[0], x.flip(1))
+    torch.manual_seed(0)
+    drawn = {tuple(shuffle(6)(x)[0][0].tolist()) for _ in range(30)}
+    assert len(drawn) > 20 and all(sorted(order) == x[0].tolist() for order in drawn)
+    kinds = [type(Glow.on_images((1, 8, 8), 1, 1, 4, mixing=m).bijection.layers[1].layers[1].layers[1]).__name__
+             for m in (plu, full, reverse)]  # fmt: skip
+    assert kinds == ["PLULinear", "InvertibleLinear", "Permute"]
+
+
+@pytest.mark.equation("glow-permutation")
 def test_a_permutation_is_a_convolution():
     """A channel reversal is the 1×1 convolution with a permutation matrix: log-determinant 0."""
     flip, x = InvertibleLinear(4), torch.randn(2, 4, 3, 3)
@@ -203,3 +220,145 @@ def test_a_small_image_flow_learns():
         optimiser.step()
     entropy = math.log2(10 * math.sqrt(2 * math.pi * math.e))  # 5.37 bits
     assert entropy - 0.02 < flow.eval().bits_per_dim(batch()).mean() < entropy + 0.5
+
+
+# ------------------------------------------------------------------------------------------------ several levels
+
+
+def priors(flow):
+    """The networks of the levels' priors, from level 1 up, and the layer that is the prior of the top."""
+    splits = [m for m in flow.modules() if isinstance(m, Multiscale)]
+    deepest = splits[-1].inner if splits else flow.bijection.layers[1]
+    return [split.prior for split in splits], deepest.layers[-2]
+
+
+@pytest.mark.equation("glow-levels")
+def test_the_map_of_levels_is_where_each_levels_prior_acts():
+    """Moving the mean of one level's prior moves just those coordinates of z that the map gives to that level."""
+    torch.manual_seed(0)
+    flow = Glow.on_images((3, 16, 16), scales=3, steps=1, width=8).initialise(torch.randint(256, (16, 3, 16, 16)))
+    x = torch.rand(2, 3, 16, 16)
+    flow = flow.eval()
+    with torch.no_grad():
+        before = flow.encode(x)
+        below, top = priors(flow)
+        assert len(below) == 2 and flow.of_level.unique().tolist() == [1, 2, 3]
+        for level, bias in [*enumerate((prior.map.bias for prior in below), 1), (3, top.bias)]:
+            old = bias.clone()
+            bias[: len(bias) // 2 if level < 3 else None] += 1.0  # the means come first
+            moved = (flow.encode(x) - before).abs().amax(0) > 1e-3
+            assert torch.equal(moved, flow.of_level == level), level
+            bias.copy_(old)
+    assert [(flow.of_level == level).sum().item() for level in (1, 2, 3)] == [384, 192, 192]
+
+
+@pytest.mark.fact("W3")
+@pytest.mark.equation("glow-split-prior")
+def test_every_level_has_a_prior_that_learns():
+    """A gradient reaches the prior of each level, and of the top: the split's reads the half that goes on."""
+    torch.manual_seed(0)
+    flow = Glow.on_images((1, 8, 8), scales=3, steps=1, width=8).initialise(torch.randint(256, (16, 1, 8, 8)))
+    below, top = priors(flow)
+    assert len(below) == 2 and isinstance(top, ActNorm)
+    flow.loss(torch.randint(256, (16, 1, 8, 8))).backward()
+    for parameter in [*(p.map.weight for p in below), *(p.map.bias for p in below), top.log_scale, top.bias]:
+        assert parameter.grad.abs().max() > 0
+    h = torch.randn(1, 2, 4, 4)
+    with torch.no_grad():
+        below[0].map.weight.normal_()
+    assert not torch.equal(below[0](h), below[0](-h))
+
+
+def test_pixels_are_centred():
+    """Before any data a grey picture, ½, is the code 0: all but the shift is linear, and couplings start at 0."""
+    torch.manual_seed(0)
+    flow = Glow.on_images((3, 8, 8), scales=2, steps=2, width=8).eval()
+    torch.testing.assert_close(flow.encode(torch.full((1, 3, 8, 8), 0.5)), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.equation("glow-temperature")
+def test_additive_image_flows_have_a_constant_log_determinant():
+    """Up to the split priors' scales, which are not: so the priors' networks are set to a constant here."""
+    spread = {}
+    for additive in (True, False):
+        flow = model((1, 8, 8), additive=additive)
+        with torch.no_grad():
+            for prior in priors(flow)[0]:
+                prior.map.weight.zero_()
+            log_det = flow.bijection(torch.rand(16, 1, 8, 8, dtype=torch.float64))[1]
+        spread[additive] = log_det.std()
+    assert spread[True] < 1e-9 and spread[False] > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8)], ids=str)
+@pytest.mark.equation("glow-label-prior")
+def test_a_top_prior_for_each_label(shape):
+    """log p(x | y) is that of z under its own Gaussian, by scipy; samples go to its mean, at the top only."""
+    torch.manual_seed(0)
+    flow, data = (Glow.on_vectors(2, 2, 8, classes=3), torch.randn(64, 2)) if len(shape) == 1 else (
+        Glow.on_images(shape, 2, 1, 8, classes=3), torch.randint(256, (32, *shape)))  # fmt: skip
+    flow = flow.initialise(data).double().eval()
+    with torch.no_grad():
+        nn.init.normal_(flow.labelled.mean, std=3.0), nn.init.normal_(flow.labelled.log_std)
+        y, x = torch.tensor([2, 0]), torch.rand(2, *shape, dtype=torch.float64)
+        z, log_det = flow.bijection(x)
+        # by hand: the top's channels are those that the last actnorm has, coordinates of one channel share a bias
+        top = priors(flow)[1] if len(shape) > 1 else flow.bijection.layers[-1]
+        channel = torch.zeros(shape, dtype=torch.int64)
+        for c in range(len(top.bias)):
+            top.bias[c] += 1.0
+            channel[(flow.bijection(x)[0] - z).abs().amax(0) > 0.5] = c + 1
+            top.bias[c] -= 1.0
+        assert torch.equal(channel > 0, flow.of_level == flow.of_level.max())
+        for i, label in enumerate(y):
+            mean = torch.cat([torch.zeros(1).double(), flow.labelled.mean[label]])[channel]
+            std = torch.cat([torch.zeros(1).double(), flow.labelled.log_std[label]])[channel].exp()
+            want = scipy.stats.norm.logpdf(z[i].numpy(), mean.numpy(), std.numpy()).sum() + log_det[i].item()
+            assert math.isclose(flow.log_prob(x, y)[i].item(), want, rel_tol=1e-9)
+            still = flow.sample(1, y[i : i + 1], temperature=0.0)
+            torch.testing.assert_close(flow.encode(still)[0], mean, rtol=0, atol=1e-6)
+            spread = flow.encode(flow.sample(400, label.expand(400), temperature=0.5)).std(0)
+            torch.testing.assert_close(spread, std / 2, rtol=0.2, atol=1e-6)
+    with pytest.raises(ValueError, match="one label for each"):
+        flow.loss(data)
+    with pytest.raises(ValueError, match="one label for each"):
+        flow.sample(2)
+
+
+def test_labels_reach_loss_and_bits():
+    torch.manual_seed(0)
+    flow = Glow.on_images((1, 8, 8), 1, 1, 8, classes=2).initialise(torch.randint(256, (16, 1, 8, 8)))
+    nn.init.normal_(flow.labelled.mean, std=3.0)
+    k, values = torch.randint(256, (4, 1, 8, 8)), {}
+    for label in (0, 1):
+        y = torch.full((4,), label)
+        torch.manual_seed(1)
+        values[label] = flow.loss(k, y)
+        torch.manual_seed(1)
+        torch.testing.assert_close(flow.bits_per_dim(k, y).mean() - 8, values[label] / (64 * math.log(2)))
+    assert abs(values[0] - values[1]) > 1
+
+
+# --------------------------------------------------------------------------------------- walks in the space of codes
+
+
+@pytest.mark.equation("glow-attribute")
+@pytest.mark.equation("glow-interpolation")
+def test_attributes_and_interpolation_are_straight_in_z():
+    """Where f is linear an attribute is the difference of the means of x, and a segment of codes a segment of x."""
+    flow = Glow.on_vectors(3, steps=1, width=4).double().eval()  # couplings at their start: z = A x
+    x, shift = torch.randn(500, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    has = torch.rand(500) < 0.3
+    with torch.no_grad():
+        y = x + has[:, None] * shift
+        direction = flow.attribute(y, has)
+        want = y[has].mean(0) - y[~has].mean(0)
+        torch.testing.assert_close(flow.decode(flow.encode(x) + 2 * direction), x + 2 * want)
+        line = flow.interpolate(x[0], x[1], 5)
+        share = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+        torch.testing.assert_close(line, (1 - share) * x[0] + share * x[1])
+        bent = model((2,))
+        ends = torch.rand(2, 2, dtype=torch.float64)
+        torch.testing.assert_close(bent.interpolate(*ends, 3)[[0, 2]], ends, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match="do not"):
+        flow.attribute(x, torch.ones(500, dtype=torch.bool))

@@ -8,11 +8,12 @@ import torch
 from specimen import Returns, Specimen, net
 from torch import nn
 
-from gmbook import metrics
+from gmbook import data, metrics
 from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import TablePath
 from gmbook.laws import plane
+from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
 from gmbook.papers import improved_ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
@@ -364,3 +365,50 @@ def test_an_output_that_would_broadcast_is_refused():
 def test_the_bound_of_a_single_step_is_finite():
     model = ImprovedDDPM(net(4), (2,), betas=cosine_betas(50)).strided(1)
     assert model.nelbo(torch.ones(4, 2)).isfinite().all() and model.loss(torch.ones(4, 2)).isfinite()
+
+
+# ------------------------------------------------------------------------------------------ what is clipped, guided
+
+
+@pytest.mark.parametrize("loss", ["loss", "vlb_loss"])
+def test_training_clips_nothing(loss):
+    """The gradient is the same with clip = 0.1 and without; the bound that is reported does clip."""
+    slopes, bounds, x0 = [], [], torch.randn(256, 2) / 2
+    for clip in (None, 0.1):
+        head = torch.zeros(4, requires_grad=True)
+        model = ImprovedDDPM(lambda x, t, y, h=head: wavy(x, t) + h, (2,), 50, vlb_weight=1.0, clip=clip)
+        torch.manual_seed(0)
+        getattr(model, loss)(x0).backward()
+        slopes.append(head.grad)
+        torch.manual_seed(0)
+        bounds.append(model.nelbo(x0[:4]))
+    assert torch.equal(*slopes) and (slopes[0] != 0).all()
+    assert not torch.allclose(*bounds)
+
+
+def test_guidance_leaves_the_variance_alone():
+    """Under any scale the second half is the conditional network's; the first is extrapolated."""
+
+    class Labelled(nn.Module):  # the null label is 2
+        def forward(self, x, t, y):
+            return wavy(x, t) * (1 + y[:, None])
+
+    net = Labelled()
+    model = ImprovedDDPM(net, (3,), 20)
+    x, t, y = torch.randn(5, 3), torch.full((5,), 0.4), torch.tensor([0, 1, 0, 1, 0])
+    mean, r = model.halves(x, t, y)
+    nothing, _ = model.halves(x, t, torch.full_like(y, 2))
+    guided_mean, guided_r = model.with_network(Guided(net, 4.0, 2)).halves(x, t, y)
+    assert torch.equal(guided_r, r)
+    torch.testing.assert_close(guided_mean, nothing + 4 * (mean - nothing))
+
+
+def test_the_strided_model_has_all_that_the_whole_has():
+    """With every step kept it is the same model: its bound, with its decoder and its clip, and its loss, with λ."""
+    model = ImprovedDDPM(wavy, (1, 4, 4), 20, vlb_weight=0.5, clip=0.3, levels=17, predicts="v")
+    twin, x0 = model.strided(20), data.scale(torch.randint(0, 17, (6, 1, 4, 4)).byte(), 17)
+    for measure in (lambda m: m.nelbo(x0), lambda m: m.loss(x0)):
+        torch.manual_seed(0)
+        expected = measure(model)
+        torch.manual_seed(0)
+        torch.testing.assert_close(measure(twin), expected)

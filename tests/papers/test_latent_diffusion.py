@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.optimize
 import torch
 from specimen import Specimen, net
 from torch import nn
@@ -23,9 +24,16 @@ from gmbook.networks.transformer import DiT
 from gmbook.networks.unet import UNet
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM, linear_betas
-from gmbook.papers.latent_diffusion import Conditioned, KLAutoencoder, LatentDiffusion
+from gmbook.papers.latent_diffusion import (
+    Concatenated,
+    Conditioned,
+    KLAutoencoder,
+    LatentDiffusion,
+    sqrt_linear_betas,
+)
 from gmbook.papers.score_sde import ScoreSDE, probability_flow
 from gmbook.papers.theory.ddpm import gaussian_floor
+from gmbook.papers.theory.latent_diffusion import error_split, guided_gaussian
 from gmbook.papers.vqgan import Adversary, VQAutoencoder
 from gmbook.train import train
 
@@ -374,3 +382,140 @@ def test_a_scale_too_large_for_a_wide_condition():
     assert geometric_mixture(1.9, 0.0, 2.0, 0.0, 1.0)[1] > 0
     with pytest.raises(ValueError, match=r"it needs s < .* = 2"):
         geometric_mixture(2.0, 0.0, 2.0, 0.0, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------- what acts
+
+
+@pytest.mark.equation("ldm-kl")
+def test_log_variances_are_kept_within_bounds():
+    """From −30 to 20: a standard deviation lies between e^−15 and e^10, whatever the encoder says."""
+    model = KLAutoencoder(nn.Identity(), nn.Identity(), (6,))
+    log_variance = torch.tensor([-1000.0, 0.0, 1000.0])
+    std = model.posterior(torch.cat([torch.zeros(3), log_variance])[None].double())[1]
+    torch.testing.assert_close(std[0], torch.tensor([math.exp(-15), 1.0, math.exp(10)], dtype=DOUBLE))
+
+
+@pytest.mark.equation("ldm-kl")
+def test_the_decoder_is_trained_on_draws():
+    """What it is given has the posterior's mean and spread, and another draw each time."""
+    model = KLAutoencoder(nn.Identity(), nn.Identity(), (4,))
+    x = torch.tensor([1.0, -2.0, math.log(0.25), math.log(4.0)], dtype=DOUBLE).expand(20_000, 4)
+    output = model(x)[0]
+    assert (output.mean(0) - x[0, :2]).abs().max() < 5 * 2 / 20_000**0.5
+    assert (output.std(0) / torch.tensor([0.5, 2.0]).double() - 1).abs().max() < 5 / 40_000**0.5
+    assert not torch.equal(output, model(x)[0])
+
+
+class Told(nn.Module):
+    """A network that draws the label: E[ε | x_t] for data that are the point y."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.scale = path, nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t, y=None):
+        alpha, sigma = (part[:, None] for part in self.path.alpha_sigma(t.double()))
+        return (self.scale * (x - alpha * y[:, None]) / sigma).to(x.dtype)
+
+
+@pytest.mark.equation("ldm-loss")
+def test_samples_and_the_loss_follow_their_labels():
+    """The prior of the point y: samples are decoded labels; and a label that is wrong costs."""
+    prior = DDPM(nn.Identity(), (2,), 20)
+    prior.net = Told(prior.path)
+    model = LatentDiffusion(exact_autoencoder(torch.eye(2)), prior, 2.0)
+    y = torch.tensor([-3.0, 0.5, 4.0])
+    torch.testing.assert_close(model.sample(3, y), (y / 2)[:, None].expand(3, 2), rtol=1e-3, atol=1e-3)
+    x = (y / 2)[:, None].expand(3, 2)
+    assert model.loss(x, y) < 1e-6 < 0.1 < model.loss(x, y.flip(0))
+
+
+# ---------------------------------------------------------------------------------- the schedule, and concatenation
+
+
+@pytest.mark.equation("ldm-schedule")
+def test_the_schedule_is_linear_in_the_root():
+    """√β rises by equal steps between the stated ends; Stable Diffusion's ends leave ᾱ_T = 0.00466 of the signal."""
+    roots = sqrt_linear_betas().sqrt()
+    steps = roots.diff()
+    assert math.isclose(roots[0] ** 2, 0.0015, rel_tol=1e-12) and math.isclose(roots[-1] ** 2, 0.0195, rel_tol=1e-12)
+    assert (steps - steps[0]).abs().max() < 1e-15 and len(roots) == 1000
+    left = torch.cumprod(1 - sqrt_linear_betas(1000, 0.00085, 0.012), 0)[-1]
+    assert round(left.item(), 5) == 0.00466
+    short = torch.cumprod(1 - sqrt_linear_betas(200), 0)[-1]
+    assert math.isclose(short.log(), torch.cumprod(1 - sqrt_linear_betas(), 0)[-1].log(), rel_tol=0.05)
+    assert sqrt_linear_betas(2).max() == 0.999
+    for bad in ((1, 0.1, 0.2), (10, 0.2, 0.1), (10, 0.0, 0.1)):
+        with pytest.raises(ValueError, match="at least two steps and 0 < first <= last"):
+            sqrt_linear_betas(*bad)
+
+
+def test_a_map_is_told_as_more_channels():
+    """The output at a place follows the map there; None is a map of zeros; guidance and training go through."""
+    net = Concatenated(nn.Conv2d(3, 2, 1), 1)
+    net.net.forward = (lambda f: lambda x, t: f(x))(net.net.forward)
+    x, t, y = torch.randn(4, 2, 5, 5), torch.rand(4), torch.randn(4, 1, 5, 5)
+    moved = y.clone()
+    moved[:, :, 2, 3] += 1
+    changed = (net(x, t, moved) - net(x, t, y)).abs().amax((0, 1)).nonzero().tolist()
+    assert changed == [[2, 3]]
+    assert torch.equal(net(x, t), net(x, t, torch.zeros_like(y)))
+    told = Guided(net, 2.0, torch.zeros(()))(x, t, y)
+    torch.testing.assert_close(told, 2 * net(x, t, y) - net(x, t))
+    for wrong in (y[:, :, :4], torch.randn(4, 2, 5, 5), y[:1]):
+        with pytest.raises(ValueError, match=r"must be a map \(4, 1, 5, 5\)"):
+            net(x, t, wrong)
+
+
+def test_a_unet_learns_from_a_map():
+    """Latents that equal their condition: told, the network does better than its floor without (ε from x_t alone)."""
+    torch.manual_seed(0)
+    prior = DDPM(Concatenated(UNet(2, 1, width=8, multipliers=(1, 1)), 1), (1, 4, 4), 20)
+    z = torch.randn(256, 1, 4, 4)
+    before = prior.loss(z, z)
+    list(train(prior, [(z, z)], steps=150, lr=1e-2))
+    assert prior.loss(z, z) < 0.5 * gaussian_floor(1.0, prior.alpha_bar[1:]) < before
+
+
+# ------------------------------------------------------------------------------------------------------ the theory
+
+
+@pytest.mark.equation("ldm-pythagoras")
+def test_the_error_splits_exactly():
+    """Against scipy's assignment in all of space, for data off the plane and samples on it."""
+    basis = torch.linalg.qr(torch.randn(6, 2, dtype=DOUBLE)).Q
+    x, y = torch.randn(60, 6, dtype=DOUBLE), (1 + torch.randn(60, 2, dtype=DOUBLE)) @ basis.T
+    split = error_split(x, y, basis)
+    cost = torch.cdist(x, y).square().numpy()
+    total = cost[scipy.optimize.linear_sum_assignment(cost)].mean()
+    residual = torch.linalg.lstsq(basis, x.T).solution.T @ basis.T - x
+    assert math.isclose(split.total, total, rel_tol=1e-10)
+    assert math.isclose(split.reconstruction, residual.square().sum(1).mean(), rel_tol=1e-10)
+    torch.testing.assert_close(split.reconstruction + split.generation, split.total, rtol=1e-10, atol=0)
+    off = error_split(x, y + torch.randn(60, 6, dtype=DOUBLE), basis)  # off the plane it does not hold
+    assert abs(off.reconstruction + off.generation - off.total) > 0.1
+
+
+@pytest.mark.fact("CFG1")
+@pytest.mark.equation("guidance-flow")
+@pytest.mark.parametrize(
+    "case", [(3.0, 1.0, 0.25, 0.0, 1.0), (2.0, -1.0, 0.5, 0.7, 2.0), (0.5, 1.0, 3.0, 0.0, 1.0)], ids=str
+)
+def test_guided_gaussians_in_closed_form(case):
+    """Against the flow of the guided denoiser itself, from σ = 2,000 down."""
+    s, mean, variance, free_mean, free_variance = case
+    path = VEPath(1e-3, 2000.0)
+    model = guided(gaussian(mean, variance), gaussian(free_mean, free_variance), path, s)
+    x, label = torch.tensor([[-2000.0], [2000.0]], dtype=DOUBLE), torch.zeros(2).long()
+    ends = last(heun(lambda z, t: flow_field(model, label)(z, t).detach(), x, path.times(800))).flatten()
+    got_mean, got_std = guided_gaussian(*case)
+    assert math.isclose(ends.mean(), got_mean, abs_tol=0.01)
+    assert math.isclose(ends.diff() / 2, got_std, abs_tol=0.006)
+
+
+@pytest.mark.equation("guidance-flow")
+def test_without_guidance_it_is_the_condition():
+    assert guided_gaussian(1.0, 0.7, 0.3, -1.0, 2.0) == pytest.approx((0.7, 0.3**0.5), abs=1e-6)
+    mean, std = guided_gaussian(3.0, 1.0, 0.25, 0.0, 1.0)
+    assert (round(mean, 4), round(std, 4)) == (1.5, 0.125)

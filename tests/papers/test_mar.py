@@ -15,7 +15,16 @@ from gmbook.core.paths import CosinePath, TablePath
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
 from gmbook.papers.ddpm import DDPM
-from gmbook.papers.mar import MAR, DiffusionHead, Head, MeanHead, MixtureHead, cosine_sizes, mask_ratios
+from gmbook.papers.mar import (
+    MAR,
+    CodebookHead,
+    DiffusionHead,
+    Head,
+    MeanHead,
+    MixtureHead,
+    cosine_sizes,
+    mask_ratios,
+)
 from gmbook.papers.theory.mar import total_correlation
 from gmbook.train import train
 
@@ -550,3 +559,140 @@ def test_bad_input_has_one_clear_error():
         model.sample(2, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="one token a step"):
         MAR(CausalTransformer(4, 1, 8, 1, 2), head, (4,)).sample(2, steps=2)
+
+
+# ---------------------------------------------------------------------------------------------- heads, further choices
+
+
+@pytest.mark.equation("mar-codebook")
+def test_the_codebook_head_is_a_categorical_over_codewords():
+    """Its loss is the cross-entropy of the nearest codeword, found by hand; its draws have the softmax's shares, cooled
+    by the temperature, guided on logits; and no draw is off the codebook."""
+    torch.manual_seed(0)
+    codebook = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    net = nn.Linear(2, 3)
+    head = CodebookHead(net, codebook)
+    x, z = torch.tensor([[0.1, -0.2], [0.9, 0.3], [0.4, 1.1], [0.4, 0.9]]), torch.randn(4, 2)
+    nearest = [min(range(3), key=lambda k: math.dist(row, codebook[k].tolist())) for row in x.tolist()]
+    by_hand = -sum(net(z)[i].log_softmax(0)[k] for i, k in enumerate(nearest)) / 4
+    torch.testing.assert_close(head.loss(x, z), by_hand)
+    far, null = z[:1].expand(30_000, 2), -z[:1].expand(30_000, 2)
+    conditional, free = net(z[0]).detach(), net(-z[0]).detach()
+    for temperature, scale, wanted in (
+        (1.0, 1.0, conditional),
+        (0.5, 1.0, 2 * conditional),
+        (1.0, 3.0, free + 3 * (conditional - free)),
+        (2.0, 3.0, (free + 3 * (conditional - free)) / 2),
+    ):
+        drawn = head.draw(far, temperature, scale, null if scale != 1 else None)
+        shares = torch.stack([(drawn == word).all(1).float().mean() for word in codebook])
+        assert shares.sum() == pytest.approx(1)
+        torch.testing.assert_close(shares, wanted.softmax(0), atol=0.015, rtol=0)
+    assert (head.draw(far, temperature=0.0) == codebook[conditional.argmax()]).all()
+    assert "codebook" in head.state_dict()  # it is learned from data, before
+
+
+@pytest.mark.equation("mar-codebook")
+def test_a_codebook_cannot_be_finer_than_its_words():
+    """A token of three equal spikes, with two words or three: the mean square error of the draws' words."""
+    spikes = torch.tensor([-1.0, 0.0, 1.0])[torch.randint(3, (600,))][:, None]
+    for words, error in (([[-1.0], [0.5]], 1 / 6), ([[-1.0], [0.0], [1.0]], 0.0)):
+        head = CodebookHead(nn.Linear(1, len(words)), torch.tensor(words))
+        off = (head.codebook[head.quantise(spikes)] - spikes).square().mean().item()
+        assert off == pytest.approx(error, abs=0.02)
+
+
+@pytest.mark.equation("mar-sampler")
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_fewer_steps_of_the_head_are_a_sub_sequence(variance):
+    """Trained with 100 steps, sampled with 10: the variance of a Gaussian token by the recursion on ᾱ at 10, 20, …;
+    and the network is asked at the times of its training."""
+    betas, std, keep = cosine_betas(100), 0.4, 10
+    alpha_bar = torch.cat([torch.ones(1, dtype=DOUBLE), torch.cumprod(1 - betas, 0)])
+    kept = torch.linspace(100, 1, keep, dtype=DOUBLE).round().long().flip(0)
+
+    class Exact(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.path, self.asked = TablePath(betas), []
+
+        def forward(self, x, t, z):
+            self.asked.append(t[0].item())
+            alpha, sigma = self.path.alpha(t)[:, None], self.path.sigma(t)[:, None]
+            return sigma * x / (alpha**2 * std**2 + sigma**2)
+
+    net = Exact()
+    head = DiffusionHead(DDPM(net, (1,), betas=betas, variance=variance), steps=keep)
+    torch.manual_seed(0)
+    drawn = head.draw(torch.zeros(20_000, 1))
+    assert net.asked == pytest.approx((kept.flip(0) / 100).tolist(), abs=1e-6)
+    chosen, spread = [1.0, *alpha_bar[kept].tolist()], 1.0
+    for k in range(keep, 0, -1):
+        now, before = chosen[k], chosen[k - 1]
+        beta = 1 - now / before
+        gain = now**0.5 * std**2 / (now * std**2 + 1 - now)  # of E[x_0 | x]
+        slope = before**0.5 * beta / (1 - now) * gain + (1 - beta) ** 0.5 * (1 - before) / (1 - now)
+        noise = beta if variance == "large" else (1 - before) / (1 - now) * beta
+        spread = slope**2 * spread + noise * (k > 1)
+    assert drawn.std().item() == pytest.approx(spread**0.5, rel=0.03)
+    head.steps = None
+    net.asked.clear()
+    head.draw(torch.zeros(2, 1))
+    assert len(net.asked) == 100
+    for steps in (0, 101):
+        with pytest.raises(ValueError, match="keeps 1 to 100"):
+            DiffusionHead(head.diffusion, steps=steps)
+
+
+def test_temperature_of_the_mixture_head_scales_each_components_spread():
+    """Two far components of std 0.5 and 0.1: their draws have τ times these, guided or not, and their weights stay."""
+
+    class Two(nn.Module):
+        def forward(self, z):
+            return torch.tensor([math.log(0.3), math.log(0.7), -3.0, 3.0, math.log(0.5), math.log(0.1)]).expand(
+                len(z), 6
+            )
+
+    torch.manual_seed(0)
+    head, z = MixtureHead(Two(), 1, components=2, candidates=8), torch.zeros(20_000, 1)
+    for temperature in (1.0, 0.5, 0.0):
+        for guided in ({}, {"scale": 3.0, "null": z}):  # the null law is the same: guidance moves nothing
+            x = head.draw(z, temperature, **guided)[:, 0]
+            low = x < 0
+            assert low.float().mean().item() == pytest.approx(0.3, abs=0.02)
+            assert x[low].std().item() == pytest.approx(0.5 * temperature, rel=0.06, abs=1e-6)
+            assert x[~low].std().item() == pytest.approx(0.1 * temperature, rel=0.06, abs=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_label_reaches_the_backbone_in_the_loss_and_in_samples(causal):
+    """Tokens that are the class: with labels the squared-error head learns them, and the null class gets their mean."""
+    torch.manual_seed(0)
+    net = CausalTransformer if causal else MaskedTransformer
+    backbone = net(2, 1, 16, 1 if causal else (1, 1), 2, classes=2)
+    model = MAR(backbone, MeanHead(nn.Linear(16, 1)), (2,), ratio=(1.0 - 1e-6, 1e-6))
+    y = torch.tensor([0, 1]).repeat(64)
+    x = (2.0 * y[:, None] - 1).expand(-1, 2)
+    batches = iter(lambda: (x, y), None)
+    for _ in train(model, batches, steps=60, lr=1e-2):
+        pass
+    assert model.loss(x, y) < 0.01
+    told = model.sample(128, y, steps=2)
+    torch.testing.assert_close(told, x, atol=0.2, rtol=0)
+    assert model.loss(x, 1 - y) > 1.5  # 4 for the first token; the second may read the first
+
+
+def test_tokens_that_are_not_finite_are_refused_in_sampling():
+    """NaN means "no token yet" to those who look on, so a head that draws it must not pass."""
+
+    class Gone(Head):
+        def loss(self, x, z): ...
+
+        def draw(self, z, temperature=1.0, scale=1.0, null=None):
+            return torch.full((len(z), 1), torch.nan)
+
+    for head in (Gone(), diffusion_head(8, steps=3), CodebookHead(nn.Linear(8, 3), torch.randn(3, 1))):
+        for parameter in head.parameters():
+            nn.init.constant_(parameter, torch.nan)
+        with pytest.raises(ValueError, match="has the network gone to NaN"):
+            MAR(MaskedTransformer(2, 1, 8, (1, 1), 2), head, (2,)).sample(3)

@@ -352,3 +352,34 @@ def test_no_step_at_a_level_is_refused():
     model = SPECIMEN.build()
     with pytest.raises(ValueError, match="per_level must be at least 1, got 0"):
         last(ncsn.annealed_langevin(model, model.prior(4), model.times, 0))
+
+
+def test_the_default_step_is_the_papers():
+    model, ends = NCSN(lambda x, t, y: 0.1 * x, (2,), levels=3), []
+    for options in ({}, {"rule": ncsn.paper_step}, {"rule": ncsn.code_step}):
+        torch.manual_seed(0)
+        ends.append(last(ncsn.annealed_langevin(model, torch.zeros(3, 2), model.times, 2, **options)))
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_an_unconditional_network_is_not_told_the_level():
+    seen = []
+    net = ncsn.Unconditional(lambda x, t, y: seen.append((t, y)) or x)
+    y = torch.tensor([1, 0])
+    net(torch.zeros(2, 2), torch.tensor([0.3, 0.9]), y)
+    assert torch.equal(seen[0][0], torch.zeros(2)) and seen[0][1] is y
+
+
+def test_a_guide_in_annealed_dynamics_gives_the_posterior():
+    """Prior N(0, 1), y = x + N(0, ½²) = 1.5: at one level, to equilibrium, x_t given y is N(1.2, σ² + 0.2)."""
+    law, path = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1)), LevelPath(5.0, 0.2, 20)
+
+    def guide(x, t):  # x_0 | x_t is N(x_t/(1 + σ²), σ²/(1 + σ²))
+        shrink, rest = 1 / (1 + path.sigma(t) ** 2), path.sigma(t) ** 2 / (1 + path.sigma(t) ** 2)
+        return (shrink * (1.5 - shrink * x.double()) / (rest + 0.25)).to(x)
+
+    ts, options = torch.zeros(1, dtype=torch.float64), {"per_level": 300, "step": 0.02, "denoise": False}
+    x = last(ncsn.annealed_langevin(ideal(law, path), torch.randn(20_000, 1), ts, guide=guide, **options))
+    bias = 1 - 0.02 / 4 / 0.24  # of Langevin dynamics, langevin-bias
+    assert x.mean().item() == pytest.approx(1.2, abs=6 * (0.24 / 20_000) ** 0.5)
+    assert x.var().item() == pytest.approx(0.24 / bias, rel=6 * 0.01)

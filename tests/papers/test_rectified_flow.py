@@ -264,13 +264,114 @@ def test_the_conditional_mean_minimises_the_loss():
     assert losses[1] < losses[0] and losses[1] < losses[2]
 
 
+class Asked(torch.nn.Module):
+    """v = tanh(x)·(1 + y), which remembers its times."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def forward(self, x, t, y=None):
+        self.times.append(t)
+        return torch.tanh(x) * (1 if y is None else 1 + y[:, None])
+
+
 @pytest.mark.equation("rf-distillation")
-def test_distillation_looks_at_the_first_step_only():
-    flow = RectifiedFlow(lambda x, t, y: torch.where(t[:, None] == 1, torch.tanh(x), torch.nan), (3,))
+@pytest.mark.parametrize("steps", [1, 3])
+def test_distillation_looks_at_the_starts_of_its_steps_only(steps):
+    """At t = 1 only for one step; for three at 1, ⅔ and ⅓. The target is the chord, and y is heard."""
+    flow, (x0, noise), y = RectifiedFlow(net := Asked(), (3,)), torch.randn(2, 3000, 3, dtype=F64), torch.rand(3000)
+    torch.manual_seed(0)
+    loss = flow.distillation_loss(x0, noise, y, steps)
+    (t,) = net.times
+    starts = 1 - torch.arange(steps, dtype=F64) / steps
+    which = (t[:, None] - starts).abs()
+    assert which.min(1).values.max() < 1e-12
+    assert (which.argmin(1).bincount(minlength=steps) / 3000 - 1 / steps).abs().max() < 6 / 3000**0.5
+    xt = x0 + t[:, None] * (noise - x0)
+    error = xt.tanh() * (1 + y[:, None]) - (noise - x0)
+    torch.testing.assert_close(loss, error.square().mean())
+    (player,) = flow.distillation(steps).values()
+    torch.manual_seed(0)
+    torch.testing.assert_close(player.loss(x0, noise, y), loss)
+    with pytest.raises(ValueError, match="steps"):
+        flow.distillation_loss(x0, noise, y, 0)
+
+
+@pytest.mark.equation("rf-distillation")
+def test_one_euler_step_is_what_distillation_trains():
+    flow = RectifiedFlow(Asked(), (3,))
     x0, noise = torch.randn(2, 10, 3)
-    expected = (x0 - (noise - noise.tanh())).square().mean()  # ‖x_0 − one Euler step from the noise‖²
-    torch.testing.assert_close(flow.distillation_loss(x0, noise), expected)
-    torch.testing.assert_close(flow.decode(noise, steps=1, solver=euler), noise - noise.tanh())
+    one = flow.decode(noise, steps=1, solver=euler)
+    torch.testing.assert_close(flow.distillation_loss(x0, noise), (x0 - one).square().mean())
+
+
+@pytest.mark.equation("rf-encoding")
+def test_one_euler_step_back_is_what_the_encoding_loss_trains():
+    flow, (x0, noise), y = RectifiedFlow(net := Asked(), (3,)), torch.randn(2, 10, 3), torch.rand(10)
+    loss = flow.encoding_loss(x0, noise, y)
+    assert bool((net.times[0] == 0).all())
+    torch.testing.assert_close(loss, (noise - flow.encode(x0, y, steps=1, solver=euler)).square().mean())
+    (player,) = flow.distillation(encode=True).values()
+    torch.testing.assert_close(player.loss(x0, noise, y), loss)
+
+
+@pytest.mark.equation("rf-distillation")
+def test_k_distilled_steps_follow_any_flow():
+    """Of the pairs x_0 = 2·noise the chord at x_t = (2 − t)·noise is −x_t/(2 − t): no loss, and exact Euler steps."""
+    flow = RectifiedFlow(lambda x, t, y=None: -x / (2 - t[:, None]), (1,))
+    noise = torch.randn(100, 1, dtype=F64)
+    for steps in (1, 2, 5):
+        assert flow.distillation_loss(2 * noise, noise, steps=steps) < 1e-20
+        torch.testing.assert_close(flow.decode(noise, steps=steps, solver=euler), 2 * noise)
+
+
+@pytest.mark.equation("rf-loss")
+def test_labels_times_and_source_reach_the_loss():
+    """The loss is by hand at the drawn times: of the time law, with the label, on draws of the source."""
+    source = lambda n: 5 + torch.rand(n, 3, dtype=F64)  # noqa: E731
+    flow = RectifiedFlow(net := Asked(), (3,), time_law=lambda u: 0.25 + 0.5 * u, source=source)
+    x0, y = torch.randn(500, 3, dtype=F64), torch.rand(500, dtype=F64)
+    torch.manual_seed(7)
+    losses = flow.loss(x0, y=y), flow.loss(x0, torch.full_like(x0, 5.5), y)
+    torch.manual_seed(7)
+    for t, noise, loss in zip(net.times, (source(500), torch.full_like(x0, 5.5)), losses, strict=True):
+        u = torch.rand(500, dtype=F64)
+        torch.testing.assert_close(t, 0.25 + 0.5 * u)
+        xt = (1 - t)[:, None] * x0 + t[:, None] * noise
+        torch.testing.assert_close(loss, ((xt.tanh() * (1 + y[:, None])) - (noise - x0)).square().mean())
+
+
+def test_samples_and_pairs_start_from_the_source():
+    """With the field 0 they are the source's draws; its default is N(0, I)."""
+    still = lambda x, t, y=None: 0 * x  # noqa: E731
+    flow = RectifiedFlow(still, (2,), source=lambda n: 3 + torch.rand(n, 2))
+    z0, z1 = flow.pairs(50, steps=1)
+    assert torch.equal(z0, z1) and bool((z1 >= 3).all())
+    assert bool((flow.sample(50, steps=1) >= 3).all())
+    plain = RectifiedFlow(still, (2,)).prior(20_000)
+    assert plain.mean().abs() < 0.03 and abs(plain.std() - 1) < 0.03
+
+
+@pytest.mark.equation("rf-solver-error")
+def test_what_the_solver_misses_the_next_flow_inherits():
+    """N(0, 1) -> N(0, s²), s = ¼: pairs of n Euler steps are (c_n z, z), and their exact 2-RF ends at c_n z, not s z.
+
+    c_n is the product of the steps' factors. Heun's error is far smaller at the same calls, and of second order.
+    """
+    s, noise = 0.25, torch.tensor([[1.0]], dtype=F64)
+    first = RectifiedFlow(gaussian_net(0.0, s), (1,))
+    errors = {}
+    for solver, calls in ((euler, 1), (heun, 2)):
+        for steps in (10, 20, 40):
+            c = first.decode(noise, steps=steps, solver=solver).item()
+            second = RectifiedFlow(lambda x, t, y=None, c=c: (1 - c) / (c + (1 - c) * t[:, None]) * x, (1,))
+            assert second.loss(c * noise, noise) < 1e-20  # the exact second flow, on pairs (c z, z)
+            again = second.decode(noise, steps=200, solver=rk4).item()
+            assert again == pytest.approx(c, abs=1e-9)
+            errors[solver, calls * steps] = abs(again - s)
+    assert errors[heun, 40] < errors[euler, 40] / 10
+    assert 3 < errors[heun, 40] / errors[heun, 80] < 5
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)], ids=str)
@@ -279,11 +380,11 @@ def test_contract(shape):
     x0, noise, y = torch.randn(4, *shape), torch.randn(4, *shape), torch.rand(4)
     assert flow.loss(x0).shape == flow.loss(x0, noise).shape == flow.loss(x0, noise, y).shape == ()
     assert flow.distillation_loss(x0, noise, y).shape == ()
-    z0, z1 = flow.pairs(7, steps=4, size=3)
+    z0, z1 = flow.pairs(7, steps=4, solver=rk4, size=3)
     assert z0.shape == z1.shape == (7, *shape)
     torch.testing.assert_close(z0, z1 * math.exp(-0.1), rtol=1e-5, atol=1e-6)  # dx/dt = x/10 from t = 1 to 0
     labels = torch.rand(7)
-    z0, z1 = flow.pairs(7, labels, steps=20, size=3)
+    z0, z1 = flow.pairs(7, labels, steps=20, solver=rk4, size=3)
     torch.testing.assert_close(z0, z1 * torch.exp(-labels).reshape(-1, *[1] * len(shape)), rtol=1e-5, atol=1e-6)
     assert straightness(flow, noise, y, steps=4).shape == (4,)
     assert transport_cost(x0, noise).shape == ()

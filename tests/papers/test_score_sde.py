@@ -6,14 +6,15 @@ import pytest
 import torch
 from specimen import Specimen, net, rough
 
+from gmbook.core.control import grey_basis, replace_known
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.divergence import divergence
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import CosinePath, LinearPath, SubVPPath, TablePath, VEPath, VPPath
 from gmbook.core.probability_flow import flow_field
 from gmbook.core.probability_flow import log_likelihood as flow_log_likelihood
-from gmbook.core.solvers import dopri5, euler, heun, midpoint, rk4
-from gmbook.papers import score_sde
+from gmbook.core.solvers import dopri5, euler, heun, last, midpoint, rk4
+from gmbook.papers import ncsn, score_sde
 from gmbook.papers.ddpm import linear_betas
 
 SPECIMEN = Specimen(lambda: score_sde.ScoreSDE(net(), VPPath(), (2,)))
@@ -257,3 +258,188 @@ def test_no_steps_are_refused():
     for sampler in (score_sde.reverse_sde, score_sde.probability_flow, score_sde.predictor_corrector):
         with pytest.raises(ValueError, match="at least 1, got 0"):
             sampler(model, 2, 0)
+
+
+# ------------------------------------------------------------------------------------- predictor, corrector, control
+
+
+def folded(mean, std):
+    """E|N(mean, std²)|."""
+    return std * math.sqrt(2 / math.pi) * math.exp(-((mean / std) ** 2) / 2) + mean * math.erf(mean / std / 2**0.5)
+
+
+def gaussian_recursion(path, centre, spread, ts, predictor, corrections, snr):
+    """Mean and variance of every state of predictor and corrector on data N(centre, spread²) in one dimension.
+
+    All steps are affine in x with Gaussian noise, x ← ax + b + √c z, and the corrector's size follows from E|z|/E|s|.
+    """
+    moments = []
+
+    def law(t):
+        return path.alpha(t).item(), path.sigma(t).item()
+
+    mean, variance = 0.0, law(ts[0])[1] ** 2
+    for t, s in zip(ts[:-1], ts[1:]):
+        (alpha, sigma), (alpha_s, sigma_s) = law(t), law(s)
+        total, ratio, h = (alpha * spread) ** 2 + sigma**2, alpha / alpha_s, (t - s).item()
+        eta2 = sigma**2 - (ratio * sigma_s) ** 2
+        drift, g2 = (path.rates(t)[0] / path.alpha(t)).item(), path.noise_rate(t).item()
+        a, gain, c, scale = {
+            score_sde.euler_maruyama_predictor: (1 - h * drift, h * g2, h * g2, 1.0),
+            score_sde.reverse_diffusion: (2 - ratio, eta2, eta2, 1.0),
+            score_sde.ancestral: (1.0, eta2, eta2 * sigma_s**2 / sigma**2, ratio),
+            score_sde.no_predictor: (1.0, 0.0, 0.0, 1.0),
+        }[predictor]
+        a, b = (a - gain / total) / scale, gain * alpha * centre / total / scale
+        mean, variance = a * mean + b, a**2 * variance + c
+        total = (alpha_s * spread) ** 2 + sigma_s**2
+        for _ in range(corrections):
+            size = folded(-(mean - alpha_s * centre) / total, variance**0.5 / total)
+            size = 4 * (snr * math.sqrt(2 / math.pi) / size) ** 2
+            mean = mean + size / 2 * (alpha_s * centre - mean) / total
+            variance = (1 - size / 2 / total) ** 2 * variance + size
+        moments.append((mean, variance))
+    return moments
+
+
+PREDICTORS = [
+    score_sde.euler_maruyama_predictor,
+    score_sde.reverse_diffusion,
+    score_sde.ancestral,
+    score_sde.no_predictor,
+]
+
+
+@pytest.mark.parametrize("corrections", [0, 2])
+@pytest.mark.parametrize("predictor", PREDICTORS, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("path", [VEPath(0.05, 3.0), VPPath(), SubVPPath()], ids=lambda p: type(p).__name__)
+def test_predictor_and_corrector_follow_the_exact_recursion(path, predictor, corrections):
+    centre, spread, n, snr = 0.7, 0.5, 100_000, 0.3
+    law = GaussianMixture(torch.ones(1), torch.full((1, 1), centre), torch.full((1,), spread**2)).double()
+    ts, model = torch.tensor([1.0, 0.8, 0.55, 0.35, 0.2], dtype=torch.float64), ideal(law, path)
+    start = path.sigma(ts[0]) * torch.randn(n, 1, dtype=torch.float64)
+    *states, _ = score_sde.corrected_trajectory(model, start, ts, predictor, corrections, snr)
+    for x, (mean, variance) in zip(
+        states, gaussian_recursion(path, centre, spread, ts, predictor, corrections, snr), strict=True
+    ):
+        assert abs(x.mean().item() - mean) < 6 * (variance / n) ** 0.5 + 2e-3
+        assert x.var().item() == pytest.approx(variance, rel=0.03)
+
+
+def test_sampling_starts_with_the_noise_of_the_path():
+    """One step without a corrector on VE: the state is the recursion's from N(0, σ_max²), not from N(0, 1)."""
+    law, path = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1)), VEPath(0.05, 8.0)
+    ts = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    x = score_sde.predictor_corrector(ideal(law, path), 50_000, 1, 0)
+    ((_, variance),) = gaussian_recursion(path, 0.0, 1.0, ts, score_sde.reverse_diffusion, 0, 0.0)
+    assert x.var().item() == pytest.approx(variance / (1 + 0.05**2) ** 2, rel=0.03)
+
+
+def test_the_defaults_are_fit_for_a_coarse_grid_on_ve():
+    """Ten steps, σ from 20, N(0, 1): the variance before the x_0 reading is near that of the exact recursion, 2.
+
+    Euler–Maruyama on a quadratic grid, where one step covers many of the levels, ends at hundreds.
+    """
+    law, path = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1)), VEPath(sigma_max=20.0)
+    *_, (_, fit) = gaussian_recursion(path, 0.0, 1.0, path.times(10), score_sde.reverse_diffusion, 1, 0.16)
+    *_, (_, unfit) = gaussian_recursion(
+        path, 0.0, 1.0, path.times(10, 2.0), score_sde.euler_maruyama_predictor, 1, 0.16
+    )
+    assert fit < 2.2 and unfit > 100
+    x = score_sde.predictor_corrector(ideal(law, path), 50_000, 10)
+    assert x.var().item() == pytest.approx(fit, rel=0.05)
+
+
+@pytest.mark.parametrize("t_min", [1e-5, 1e-3])
+def test_time_starts_where_the_path_says(t_min):
+    """A Gaussian as wide as MNIST's dequantised background: from 1e-5 the likelihood costs < 0.02 bits, from 1e-3 1.55.
+
+    The flow's law at t_min is N(0, s² + σ²): ½[log(1 + σ²/s²) + s²/(s² + σ²) − 1] nats.
+    """
+    std, path = 2 / 256 / 12**0.5, VPPath(t_min=t_min)
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([std**2])).double()
+    x = law.sample(4000)
+    bits = (law.log_prob(x) - flow_log_likelihood(ideal(law, path), x)).mean().item() / math.log(2)
+    total = 1 + (path.sigma(torch.tensor(t_min).double()).item() / std) ** 2
+    assert bits == pytest.approx((math.log(total) + 1 / total - 1) / 2 / math.log(2), abs=0.02)
+    assert bits < 0.03 if t_min == 1e-5 else bits > 1.4
+    seen = []
+    score_sde.ScoreSDE(lambda x, t, y: seen.append(t) or 0 * x, path, (1,)).loss(torch.zeros(200_000, 1))
+    assert t_min <= seen[0].min().item() * (1 + 1e-6) and seen[0].min() < t_min + 1e-4
+    assert SubVPPath(t_min=t_min).t_min == t_min
+
+
+@pytest.mark.equation("sde-dsm")
+def test_the_loss_of_no_answer_is_the_mean_weight():
+    """ε_θ = 0 costs 1, and under the likelihood's weight ∫ g²/σ² dt, by quadrature."""
+    path, x0 = VPPath(), torch.zeros(400_000, 1)
+    t = torch.linspace(1e-3, 1, 200_001, dtype=torch.float64)
+    mean = torch.trapezoid(path.noise_rate(t) / path.sigma(t) ** 2, t).item() / (1 - 1e-3)
+    nothing = lambda x, t, y: 0 * x  # noqa: E731
+    assert score_sde.ScoreSDE(nothing, path, (1,)).loss(x0).item() == pytest.approx(1.0, rel=0.02)
+    assert score_sde.ScoreSDE(nothing, path, (1,), True).loss(x0).item() == pytest.approx(mean, rel=0.05)
+
+
+GUIDED = {
+    "SDE": lambda model, x, ts, guide: score_sde.sde_trajectory(model, x, ts, guide=guide),
+    "half the noise": lambda model, x, ts, guide: score_sde.sde_trajectory(model, x, ts, 0.5, guide=guide),
+    "flow": lambda model, x, ts, guide: score_sde.flow_trajectory(model, x, ts, guide=guide),
+    "predictor-corrector": lambda model, x, ts, guide: score_sde.corrected_trajectory(model, x, ts, guide=guide),
+}
+
+
+@pytest.mark.parametrize("walk", GUIDED.values(), ids=GUIDED)
+def test_a_guide_serves_every_sampler(walk):
+    """Prior N(0, 1), observation y = x + N(0, ½²) = 1.5: all end at N(1.2, 0.2), whatever λ."""
+    law, path = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1)), VPPath()
+
+    def guide(x, t):
+        alpha, sigma = path.alpha(t).float(), path.sigma(t).float()
+        return alpha * (1.5 - alpha * x) / (sigma**2 + 0.25)
+
+    model = ideal(law, path)
+    *_, before, _ = walk(model, model.prior(40_000), path.times(250, 2.0), guide)
+    assert before.mean().item() == pytest.approx(1.2, abs=0.03)
+    assert before.var().item() == pytest.approx(0.2, abs=0.02)
+
+
+PROJECTED = {
+    "SDE": lambda model, x, ts, p: score_sde.sde_trajectory(model, x, ts, project=p),
+    "flow": lambda model, x, ts, p: score_sde.flow_trajectory(model, x, ts, project=p),
+    "predictor-corrector": lambda model, x, ts, p: score_sde.corrected_trajectory(
+        model, x, ts, corrections=3, project=p
+    ),
+    "annealed Langevin": lambda model, x, ts, p: ncsn.annealed_langevin(model, x, ts, 10, 0.3 * 0.02**2, project=p),
+}
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+@pytest.mark.parametrize("walk", PROJECTED.values(), ids=PROJECTED)
+def test_replacement_keeps_what_is_known_and_moves_the_rest_towards_its_conditional_law(walk, rho):
+    """x_1 = 1.5 of a Gaussian of correlation ρ: exact is N(1.5ρ, 1 − ρ²). At ρ = 0 replacement is exact; at 0.8 no
+    sampler overshoots, and those that take Langevin steps at each level come within 0.1 of the mean."""
+    covariance = torch.tensor([[[1.0, rho], [rho, 1.0]]])
+    law, path = GaussianMixture.full(torch.ones(1), torch.zeros(1, 2), covariance), VEPath(0.02, 8.0)
+    project = replace_known(path, torch.tensor([1.5, 7.0]), torch.tensor([1.0, 0.0]))
+    model = ideal(law, path)
+    end = last(walk(model, model.prior(10_000), path.times(60), project))
+    assert (end[:, 0] - 1.5).abs().max() < 6 * 0.02
+    mean, variance = end[:, 1].mean().item(), end[:, 1].var().item()
+    if rho == 0:
+        assert mean == pytest.approx(0.0, abs=0.06) and variance == pytest.approx(1.0, abs=0.12)
+    else:
+        assert 0.5 < mean < 1.25, mean
+        if walk in (PROJECTED["predictor-corrector"], PROJECTED["annealed Langevin"]):
+            assert mean == pytest.approx(1.2, abs=0.1) and variance == pytest.approx(0.36, abs=0.08)
+
+
+def test_grey_is_kept_in_any_colour():
+    basis = grey_basis()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(3))
+    torch.testing.assert_close(basis[0], torch.full((3,), 3**-0.5))
+    x, picture, path = torch.randn(2, 3, 4, 4), torch.rand(3, 4, 4), VPPath()
+    turned = torch.einsum("kc,chw->khw", basis, picture)
+    mask = torch.tensor([1.0, 0.0, 0.0]).reshape(3, 1, 1)
+    placed = replace_known(path, turned, mask, basis)(x, torch.tensor(1e-9, dtype=torch.float64))
+    torch.testing.assert_close(placed.mean(1), picture.mean(0).expand(2, 4, 4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(placed[:, 0] - placed[:, 1], x[:, 0] - x[:, 1])

@@ -10,6 +10,7 @@ from specimen import Specimen, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, random_pmf, total_variation, train
 
 from gmbook.core.chains import Chain
+from gmbook.core.model import Labelled
 from gmbook.core.schedules import GeometricSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
 from gmbook.papers.sedd import SEDD, score_entropy
@@ -316,3 +317,136 @@ def test_bad_arguments_are_refused():
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SPECIMEN.build().sample(2, steps=0)
+
+
+# ------------------------------------------------------------------------------- what a change of the class would break
+
+
+class Noisy(GeometricSchedule):
+    """σ̄ from 0.7 to 8: at time 0 half of the tokens have jumped."""
+
+    def __init__(self):
+        super().__init__(0.7, 8.0)
+
+
+def test_the_bound_decodes_what_noise_is_left_at_time_0():
+    """σ̄(0) = 0.7 and a wrong score: bound ≥ −log p_θ, by the master equation of one token and the last Tweedie step."""
+    schedule = Noisy()
+    rows = [1.0, 0.5, 0.4, 0.2], [1.6, 1.0, 0.7, 0.5], [2.5, 1.2, 1.0, 0.6], [3.5, 2.0, 1.8, 1.0]
+    scores = torch.tensor(rows, **f64) ** 0.4  # mild ones, so that the last step gives every token some mass
+    model = SEDD(lambda xt, t, y: scores.log()[xt], (1,), Chain.uniform(4), schedule)
+    states = torch.arange(4)[:, None]
+    rates = (model.log_score(states, ONE).exp() * model._rates(states))[:, 0]
+    generator = rates - torch.diag(rates.sum(1))
+    lasting = float(schedule.total_noise(ONE) - schedule.total_noise(0 * ONE))
+    ends = model.chain.prior(schedule.alpha_bar(ONE)) @ torch.linalg.matrix_exp(lasting * generator)
+    law = ends @ model.tweedie(states, 0 * ONE, ONE)[:, 0]
+    torch.manual_seed(0)
+    for v in range(4):
+        x = torch.tensor([[v]]).expand(20_000, 1)
+        bound = model.nelbo(x, times=8)
+        error = bound.std() / 20_000**0.5
+        assert bound.mean() > -law[v].log() - 4 * error
+
+
+def test_the_bound_with_all_terms_is_the_entropy_where_noise_is_left():
+    """The exact score at σ̄(0) = 0.7: ∫ + KL_T + decoder is −log p_0(x) in the mean, by draws."""
+    _, model = exact(P, Chain.uniform(4), Noisy())
+    torch.manual_seed(0)
+    x = torch.multinomial(P, 100_000, replacement=True)[:, None]
+    bound = model.nelbo(x, times=8)
+    gap = bound + P[x[:, 0]].log()
+    assert abs(gap.mean()) < 4 * gap.std() / 100_000**0.5 + 1e-3  # 1e-3 for KL(p_1 ‖ prior) at σ̄ = 8
+
+
+def test_eulers_step_is_a_law_however_long():
+    """Jumps of more than one in all: the token surely leaves, by the rates' shares, and nothing is negative."""
+    model = SEDD(
+        lambda xt, t, y: torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(*xt.shape, 4), (2,), Chain.uniform(4), Noisy()
+    )
+    law = model.euler(torch.tensor([[0, 3]]), torch.tensor(0.9, **f64), ONE)
+    assert law.min() == 0
+    torch.testing.assert_close(law.sum(-1), torch.ones(1, 2, **f64))
+    shares = torch.tensor([1.0, 2.0, 3.0], **f64).softmax(0)
+    torch.testing.assert_close(law[0, 0], torch.cat([torch.zeros(1, **f64), shares]))
+    assert model.sample(100, steps=2, sampler="euler").shape == (100, 2)
+
+
+@pytest.mark.parametrize("sampler", ["tweedie", "euler"])
+def test_known_tokens_are_put_in_at_every_step(sampler):
+    """With the uniform chain a token that is put in at the start only would jump away."""
+    torch.manual_seed(0)
+    _, model = exact(PMF, Chain.uniform(4), GeometricSchedule(1e-3, 12))
+    known = torch.tensor([[2, -1]]).expand(500, 2)
+    for x in model.trajectory(500, steps=6, sampler=sampler, known=known):
+        assert (x[:, 0] == 2).all() and len(x[:, 1].unique()) == 4
+
+
+def test_the_label_reaches_the_network_in_loss_bound_and_samples():
+    """Two classes of one token, class y always 2y, with the exact score of each; without the label, of the mixture."""
+
+    class Told(Labelled):
+        classes = 2
+
+        def forward(self, xt, t, y=None):
+            kernel = Chain.uniform(4).kernel_matrix(1.0, LinearSchedule(end=1e-3).alpha_bar(t[0]))
+            law = kernel[[0, 2]].mean(0).expand(len(xt), 4) if y is None else kernel[2 * y]
+            return (law / law.gather(1, xt))[:, None].log()
+
+    schedule = LinearSchedule(end=1e-3)
+    model = SEDD(Told().double(), (1,), Chain.uniform(4), schedule)
+    y = torch.tensor([0, 1]).repeat(500)
+    x, t = 2 * y[:, None], torch.tensor(0.3, **f64)
+    xt = model.corrupt(x, t)
+    assert model.integrand(x, xt, t, y).max() < 1e-9 and model.integrand(x, xt, t).mean() > 0.1
+    told = SEDD(Spy(asked := []), (1,), Chain.uniform(4), schedule)
+    for ask in (
+        lambda: told.loss(x, y),
+        lambda: told.nelbo(x, y, times=2),
+        lambda: told.sample(1000, y, steps=2),
+        lambda: told.sample(1000, y, steps=2, sampler="euler"),
+    ):
+        asked.clear()
+        ask()
+        assert len(asked) >= 1 and all(label is not None and torch.equal(label, y) for label in asked)
+    assert torch.equal(model.sample(1000, y, steps=40)[:, 0], 2 * y)
+
+
+class Spy(Labelled):
+    """Log-scores 0; it keeps the labels that it is told."""
+
+    classes = 2
+
+    def __init__(self, asked):
+        super().__init__()
+        self.asked = asked
+
+    def forward(self, xt, t, y=None):
+        self.asked.append(y)
+        return torch.zeros(*xt.shape, 4)
+
+
+def test_images_of_tokens_are_their_flat_tokens():
+    """Loss, bound and samples of (1, 2, 3) are those of (6,), for one network that looks at the flat tokens."""
+    torch.manual_seed(0)
+    weights = torch.randn(6, 5, **f64)
+    x = torch.randint(5, (400, 6))
+    for chain in (Chain.uniform(5), Chain.absorbing(5)):
+        flat, image = (SEDD(lambda xt, t, y: weights[xt], shape, chain, scaled=True) for shape in ((6,), (1, 2, 3)))
+        for measure in (lambda m: m.loss(x.reshape(-1, *m.shape)), lambda m: m.nelbo(x.reshape(-1, *m.shape), times=3)):
+            values = []
+            for model in (flat, image):
+                torch.manual_seed(1)
+                values.append(measure(model))
+            torch.testing.assert_close(*values)
+        torch.manual_seed(2)
+        drawn = image.sample(50, steps=4)
+        torch.manual_seed(2)
+        assert torch.equal(drawn.flatten(1), flat.sample(50, steps=4))
+
+
+@pytest.mark.parametrize("sampler", ["tweedie", "euler"])
+def test_scores_that_are_nan_are_refused_in_sampling(sampler):
+    model = SEDD(lambda xt, t, y: torch.full((*xt.shape, 4), torch.nan), (2,), Chain.uniform(4))
+    with pytest.raises(ValueError, match="has the network gone to NaN"):
+        model.sample(3, steps=3, sampler=sampler)

@@ -12,7 +12,7 @@ from torch import nn
 from gmbook.networks.conv import MapDecoder, MapEncoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers.gan import hinge
-from gmbook.papers.vqgan import Adversary, VQAutoencoder, adaptive_weight, perplexity
+from gmbook.papers.vqgan import Adversary, FeatureDistance, VQAutoencoder, adaptive_weight, perplexity
 from gmbook.train import train
 
 SPECIMEN = Specimen(lambda: VQAutoencoder(MLP(2, 2, 16), MLP(2, 2, 16), (2,), codes=8, dim=2), draw=decoded)
@@ -204,3 +204,76 @@ def test_quantised_latents_of_a_mixture_find_its_modes():
     list(train(model, [(x,)], steps=200, lr=0.01))
     assert torch.cdist(centres, model.codebook).min(1).values.max() < 0.03  # the mean of 50 points: 0.007 per axis
     assert perplexity(model.usage(x)) > 7.99
+
+
+# ------------------------------------------------------------------------------------------- the perceptual loss
+
+
+def stages():
+    torch.manual_seed(1)
+    first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+    second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Dropout(0.5), nn.ReLU())
+    return first, second
+
+
+def test_feature_distance_place_by_place():
+    """Each place's features are scaled to norm 1; squared differences are summed over channels and layers and averaged
+    over places."""
+    first, second = (part.double() for part in stages())
+    distance = FeatureDistance(first, second)
+    distance.train()  # stays in evaluation mode, dropout off
+    x, output = torch.randn(2, 3, 1, 8, 8, dtype=DOUBLE)
+    got, expected = distance(x, output), []
+    for a, b in zip(x, output):
+        total, pair = 0.0, [a[None], b[None]]
+        for stage in (first, second):
+            pair = [stage.eval()(part) for part in pair]
+            of_a, of_b = (part[0].flatten(1).T for part in pair)
+            gaps = [
+                float(((u / u.norm().clamp(min=1e-10) - v / v.norm().clamp(min=1e-10)) ** 2).sum())
+                for u, v in zip(of_a, of_b)
+            ]
+            total += sum(gaps) / len(gaps)
+        expected.append(total)
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=DOUBLE), rtol=1e-10, atol=1e-12)
+    assert not distance(x, x).any()
+
+
+def test_feature_distance_pulls_at_the_image_and_at_nothing_else():
+    distance, x = FeatureDistance(*stages()), torch.randn(3, 1, 8, 8)
+    output = torch.randn(3, 1, 8, 8, requires_grad=True)
+    distance(x, output).sum().backward()
+    assert output.grad.abs().min() > 0
+    assert not any(p.requires_grad or p.grad is not None for p in distance.parameters())
+    model = autoencoder((1, 8, 8), perceptual=distance, adversarial=False)
+    assert not {id(p) for p in distance.parameters()} & {id(p) for p in model.objectives()["autoencoder"].parameters}
+
+
+# ------------------------------------------------------------------------------------------ the balance of VQ's loss
+
+
+@pytest.mark.equation("ldm-vq-loss")
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_balance_is_that_of_averages(weight):
+    """The authors' loss, mean |x − x̂| + w (mean (sg z − e)² + β mean (z − sg e)²), is ours over the number of pixels;
+    here a latent has 12 numbers and an image 64."""
+    shape = (1, 8, 8)
+    model = autoencoder(shape, adversarial=False).double()
+    model.weight = weight
+    x = torch.randn(5, *shape, dtype=DOUBLE)
+    z = model.encode(x)
+    e = model.quantise(z)[0]
+    official = (x - model.decoder(e)).abs().mean() + weight * ((z - e) ** 2).mean() * (1 + model.beta)
+    assert z[0].numel() == 12
+    torch.testing.assert_close(model.loss(x) / 64, official)
+
+
+def test_a_stronger_adversary_pulls_harder():
+    """The factor of `Adversary` scales its term of the autoencoder's loss."""
+    model, x = autoencoder((1, 8, 8)), torch.randn(4, 1, 8, 8)
+    model.eval()
+    output, penalty = model(x)
+    rec = (x - output).abs().flatten(1).sum(1).mean()
+    one = model.adversary.generator_term(rec, output)
+    model.adversary.weight = 1.5
+    torch.testing.assert_close(model.adversary.generator_term(rec, output), 3 * one)

@@ -9,6 +9,7 @@ from gmbook.core.flows.couplings import AffineCoupling, parity_mask
 from gmbook.papers import ddim
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.flow_matching import optimal_transport
+from gmbook.papers.latent_diffusion import sqrt_linear_betas
 
 EXTRA = "needs the extra `peers`: make peers"
 
@@ -81,3 +82,10 @@ def test_pairing_costs_as_much_as_torchcfms_plan():
     cost = torch.cdist(x, z).square().numpy()
     paired = optimal_transport(x, z)
     assert np.sum(plan * cost) == pytest.approx((paired[0] - paired[1]).square().sum(1).mean().item(), rel=1e-5)
+
+
+def test_the_schedule_that_latent_diffusion_calls_linear():
+    """diffusers calls it "scaled_linear"; Stable Diffusion's ends."""
+    diffusers = pytest.importorskip("diffusers", reason=EXTRA)
+    theirs = diffusers.DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear").betas.double()
+    torch.testing.assert_close(sqrt_linear_betas(1000, 0.00085, 0.012), theirs, rtol=1e-5, atol=0)

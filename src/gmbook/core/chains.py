@@ -42,7 +42,8 @@ def categorical(probabilities: Tensor) -> Tensor:
 class MarkovChain(nn.Module, ABC):
     """Kernels of a token chain, from any moment alpha_bar_s to any later one alpha_bar_t ≤ alpha_bar_s.
 
-    Moments are () or (B,), tokens (B, L), laws (B, L, states); a law on the data tokens alone, (B, L, V), is padded.
+    Moments are () or (B,), tokens (B, *S) for any event shape S, written (B, L) below, and laws (B, *S, states); a law
+    on the data tokens alone, (B, *S, V), is padded.
     """
 
     stationary: Tensor  # (states,), float64
@@ -96,13 +97,12 @@ class MarkovChain(nn.Module, ABC):
     def kernel_matrix(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
         """Q with entries q(x_t = w | x_s = v), rows v, columns w: (states, states), float64, for two scalar moments."""
         every = torch.arange(self.states, device=self.stationary.device)[None]  # one sequence of all tokens
-        return self.transition(every, torch.as_tensor(alpha_bar_t), alpha_bar_s)[0]
+        return self.transition(every, torch.as_tensor(alpha_bar_t, dtype=torch.float64), alpha_bar_s)[0]
 
     def posterior_matrices(self, alpha_bar_s: Tensor | float, alpha_bar_t: Tensor | float) -> Tensor:
         """q(x_s = u | x_t = w, x_0 = v) as one matrix for each w, rows v, columns u: (states, V, states), float64.
 
         is Q_s[v, u] Q_t|s[u, w]/Q_t[v, w] (d3pm-posterior). A pair (w, v) that the chain cannot produce is NaN.
-        D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
         D3PM's step from x_t = w, given p̃(x_0), is p̃ times the w-th matrix (d3pm-mixture-form).
         """
         first = self.kernel_matrix(1.0, alpha_bar_s)[: self.vocab]  # (V, states), from x_0 to x_s
@@ -122,12 +122,13 @@ class MarkovChain(nn.Module, ABC):
 
 
 def _column(alpha_bar: Tensor | float, like: Tensor) -> Tensor:
-    """alpha_bar, () or (B,), as float64 (1 or B, 1, 1)."""
-    return torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).reshape(-1, 1, 1)
+    """alpha_bar, () or (B,), as float64 (1 or B, 1, …, 1), to multiply laws of tokens `like`, or laws like it."""
+    axes = like.ndim - 1 if like.is_floating_point() else like.ndim  # tokens (B, *S) have laws (B, *S, states)
+    return torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).reshape(-1, *[1] * axes)
 
 
 def _kept(alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float, like: Tensor) -> Tensor:
-    """ᾱ_t/ᾱ_s, the probability of no jump from s to t: (1 or B, 1, 1). 1 at equal moments, at ᾱ = 0 too: no time."""
+    """ᾱ_t/ᾱ_s, the probability of no jump from s to t: (1 or B, 1, …, 1). 1 at equal moments, at ᾱ = 0 too: no time."""
     after, before = _column(alpha_bar_t, like), _column(alpha_bar_s, like)
     return torch.where(after == before, 1.0, after / before)
 
@@ -204,6 +205,11 @@ class Chain(MarkovChain):
         return (scores - (1 - ratio) * scores.sum(-1, keepdim=True) * self.stationary) / ratio
 
 
+def _rows(kernel: Tensor, x: Tensor) -> Tensor:
+    """The kernels' rows at the tokens: (1 or B, V, V), (B, *S) -> (B, *S, V)."""
+    return kernel[torch.arange(len(kernel), device=x.device).reshape(-1, *[1] * (x.ndim - 1)), x]
+
+
 class MatrixChain(MarkovChain):
     """A chain given by its tables Q_1..Q_T, rows and columns summing to 1, hence uniform in the end.
 
@@ -267,12 +273,12 @@ class MatrixChain(MarkovChain):
     def transition(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
         kernel = self.kernel(alpha_bar_t, alpha_bar_s)
         if x.is_floating_point():
-            return self.law(x) @ kernel
-        return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
+            law = self.law(x)
+            return (law.flatten(1, -2) @ kernel).reshape(len(law), *law.shape[1:])
+        return _rows(kernel, x)
 
     def arrival(self, x: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor | float = 1.0) -> Tensor:
-        kernel = self.kernel(alpha_bar_t, alpha_bar_s).mT
-        return kernel[torch.arange(len(kernel), device=x.device)[:, None], x]
+        return _rows(self.kernel(alpha_bar_t, alpha_bar_s).mT, x)
 
     def corrupt(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         return categorical(self.transition(x, alpha_bar))

@@ -14,7 +14,7 @@ from gmbook.core.schedules import Schedule
 
 Network = Callable[
     [Tensor, Tensor, Tensor | None], Tensor
-]  # (B, L) int64, (B,), y -> (B, L, V); a module or a function
+]  # (B, *S) int64, (B,), y -> (B, *S, V); a module or a function
 
 
 def check_tokens(
@@ -40,14 +40,15 @@ def check_tokens(
 
 
 def check_emitted(output: Tensor, tokens: Tensor, vocab: int, special: str = "mask") -> Tensor:
-    """A network's output for tokens (B, L), if it is (B, L, V).
+    """A network's output for tokens (B, *S), if it is (B, *S, V).
 
     Raises:
         ValueError: it is not.
     """
     if output.shape != (*tokens.shape, vocab):
         raise ValueError(
-            f"the network must return (B, L, V) = {(*tokens.shape, vocab)}, got {tuple(output.shape)}: "
+            f"the network must return (B, {'L' if tokens.ndim == 2 else '*S'}, V) = {(*tokens.shape, vocab)}, got "
+            f"{tuple(output.shape)}: "
             f"it reads the {special} token but does not emit it"
         )
     return output
@@ -57,26 +58,24 @@ class TokenModel(Model):
     """A network on a token chain that runs at a schedule's pace; what the network's output means is the paper's.
 
     Args:
-        net: net(tokens (B, L) in 0..states − 1, t (B,), y (B,) or None) -> (B, L, V), V = `chain.vocab`. The mask,
+        net: net(tokens (B, *S) in 0..states − 1, t (B,), y (B,) or None) -> (B, *S, V), V = `chain.vocab`. The mask,
             where the chain has one, is token V: the network reads it and never emits it.
-        shape: (L,), the event shape.
+        shape: S, the event shape: (L,) for text, (C, H, W) for images of grey levels.
         chain: the Markov chain.
         schedule: ᾱ(t).
 
     Raises:
-        ValueError: shape is not (L,).
+        ValueError: shape is empty.
     """
 
     def __init__(self, net: Network, shape: tuple[int, ...], chain: MarkovChain, schedule: Schedule):
         super().__init__()
-        if len(shape) != 1:
-            raise ValueError(
-                f"shape must be (L,), one axis of tokens, got {tuple(shape)}: flatten the data and the network"
-            )
+        if not shape:
+            raise ValueError("shape must have an axis of tokens, such as (L,) or (C, H, W), got ()")
         self.net, self.shape, self.chain, self.schedule = net, tuple(shape), chain, schedule
 
     def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's output at x_t (B, L), t () or (B,), y (B,) or None: (B, L, V).
+        """The network's output at x_t (B, *S), t () or (B,), y (B,) or None: (B, *S, V).
 
         Raises:
             TypeError, ValueError: x_t is no batch of tokens, t lies outside [0, 1], or the network's shape is wrong.
@@ -88,12 +87,12 @@ class TokenModel(Model):
         return check_emitted(output, xt, self.chain.vocab)
 
     def corrupt(self, x: Tensor, t: Tensor) -> Tensor:
-        """One draw of x_t given x_0 = x, for t () or (B,): (B, L) -> (B, L)."""
+        """One draw of x_t given x_0 = x, for t () or (B,): (B, *S) -> (B, *S)."""
         check_tokens(x, self.shape, self.chain.vocab, self.watch)
         return self.chain.corrupt(x, self.schedule.alpha_bar(as_time(t, x)))
 
     def prior(self, n: int) -> Tensor:
-        """n draws of x_1, where sampling starts: (n, L)."""
+        """n draws of x_1, where sampling starts: (n, *S)."""
         check_count("n", n)
         law = self.chain.prior(self.schedule.alpha_bar(self.moment(1.0)))
         return categorical(law.expand(n, *self.shape, -1))
@@ -101,7 +100,7 @@ class TokenModel(Model):
     def prior_kl(self, x: Tensor) -> Tensor:
         """KL(q(x_1 | x_0) ‖ p(x_1)) of the prior that sampling starts from: (B,), nats. Zero where ᾱ(1) = 0."""
         alpha_bar = self.schedule.alpha_bar(self.moment(1.0))
-        return kl_categorical(self.chain.transition(x, alpha_bar), self.chain.prior(alpha_bar)).sum(-1)
+        return kl_categorical(self.chain.transition(x, alpha_bar), self.chain.prior(alpha_bar)).flatten(1).sum(1)
 
     def integrand(self, x: Tensor, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """The rate of a continuous-time bound at (x, x_t, t), whose integral over t is the bound: (B,), nats."""
@@ -135,7 +134,7 @@ class TokenModel(Model):
 
 
 def clamp(x: Tensor, known: Tensor | None) -> Tensor:
-    """x with the known tokens put in, where `known` is not −1: (B, L)."""
+    """x with the known tokens put in, where `known` is not −1: (B, *S)."""
     if known is None:
         return x
     known = known.to(x.device)

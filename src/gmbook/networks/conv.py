@@ -120,6 +120,41 @@ class MapDecoder(nn.Module):
         return self.rest(self.label(self.first(z), y))
 
 
+class PatchGAN(nn.Module):
+    """A score for each overlapping patch: (B, C, H, W) -> (B, 1, h, w). Isola et al., arXiv:1611.07004.
+
+    `downs` convolutions 4×4 of stride 2, one of stride 1 and a last one of stride 1 to a single channel. A score sees
+    a square of `field` pixels a side, 16, 34 or 70 for `downs` = 1, 2, 3, and nothing beyond it. The paper's and
+    VQGAN's have BatchNorm and `downs` = 3. Here the weights are divided by their spectral norm instead: a score then
+    depends on no other example.
+
+    Args:
+        channels: C.
+        width: channels after the first convolution; each further one doubles them, up to eight times.
+        downs: the number of halvings.
+
+    Raises:
+        ValueError: downs < 1.
+    """
+
+    def __init__(self, channels: int, width: int = 64, downs: int = 3):
+        super().__init__()
+        if downs < 1:
+            raise ValueError(f"a discriminator of patches needs at least one halving, got downs={downs}")
+        widths = [channels, *(width * min(2**k, 8) for k in range(downs + 1))]
+        self.field = 4
+        layers: list[nn.Module] = []
+        for k in range(downs + 1):
+            stride = 2 if k < downs else 1
+            layers += [spectral_norm(nn.Conv2d(widths[k], widths[k + 1], 4, stride, 1)), nn.LeakyReLU(0.2)]
+        for stride in [1, *[2] * downs]:  # from the last convolution back to the image
+            self.field = self.field * stride + 4 - stride
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 4, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class Encoder(nn.Module):
     """x (B, C, H, W), y (B,) or None -> (B, out): a `MapEncoder`, flattened, and a linear layer.
 

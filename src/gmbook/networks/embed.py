@@ -126,6 +126,30 @@ class LabelEmbedding(Labelled, nn.Embedding):
         return h + vector.reshape(vector.shape + (1,) * (h.ndim - 2))
 
 
+class Words(nn.Embedding):
+    """τ(y): a learned vector for each word of a caption, as the context of cross-attention (ldm-cross-attention).
+
+    A caption is M words out of `words`, (B, M) int64; the index `words`, the blank, stands for a word that is not said.
+    In training mode each word falls silent with probability `drop`, and a whole caption with `drop_all`. So the network
+    learns to be told any part of a caption, or nothing, as classifier-free guidance needs.
+
+    No positions: a caption is a set of words.
+
+    Shapes: y (B, M) -> (B, M, dim).
+    """
+
+    def __init__(self, words: int, dim: int, drop: float = 0.0, drop_all: float = 0.0):
+        super().__init__(words + 1, dim)
+        self.blank, self.drop, self.drop_all = words, drop, drop_all
+
+    def forward(self, y: Tensor) -> Tensor:
+        if self.training:
+            silent = torch.rand(y.shape, device=y.device) < self.drop
+            silent |= torch.rand(len(y), 1, device=y.device) < self.drop_all
+            y = y.masked_fill(silent, self.blank)
+        return super().forward(y)
+
+
 class NoLabels(nn.Module):
     """Stands where a label embedding would, in an unconditional network: returns h, and refuses labels.
 

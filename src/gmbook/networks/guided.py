@@ -15,6 +15,9 @@ class Guided(nn.Module):
     and a `Denoiser` around `Guided(net, ...)` may be read as any of them. What it samples is not the density
     p_c^s p_u^{1−s}.
 
+    What is guided has the channels of x. What a network outputs beyond them, such as a learned variance, is the
+    conditional network's: extrapolated, a log-variance would leave the interval that it was trained in.
+
     Args:
         net: a network net(x, t, y) that was trained with some labels dropped (`drop_labels`).
         scale: s.
@@ -35,7 +38,9 @@ class Guided(nn.Module):
         null = torch.as_tensor(self.null, dtype=y.dtype, device=y.device).expand_as(y)
         both = self.net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
         conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+        channels = x.shape[1]
+        guided = torch.lerp(unconditional[:, :channels], conditional[:, :channels], self.scale)
+        return torch.cat([guided, conditional[:, channels:]], 1)
 
 
 def drop_labels(y: Tensor, p: float, null: int | Tensor) -> Tensor:

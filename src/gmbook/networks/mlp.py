@@ -1,4 +1,5 @@
-"""Multilayer perceptrons: plain, and told a time and a label or a vector. The networks of every 2-D toy laboratory."""
+"""Multilayer perceptrons: plain, and told a time and a label or a vector. The networks of every
+2-D toy laboratory."""
 
 from __future__ import annotations
 
@@ -101,6 +102,29 @@ class TimeMLP(nn.Module):
         inputs = [x, self.time(t)] if self.space is None else [x, self.space(x), self.time(t)]
         hidden = self.first(torch.cat(inputs, 1))  # (B, width)
         return self.rest(self.label(hidden, y))
+
+
+class SmoothField(nn.Module):
+    """A velocity field for vectors that reads t plainly: tanh layers of (x, t), net(x (B, D), t (B,), y) -> (B, D).
+
+    For flows that are solved in training. A solver follows it with few evaluations, since neither x nor t passes
+    through high frequencies: with a TimeMLP's features of the time, sin 1000 t among them, an adaptive solver takes
+    hundreds, and a coarse one does not see the flow whose likelihood it maximises. Labels play no part.
+
+    Args:
+        dim: D.
+        width, depth: the hidden layers.
+    """
+
+    def __init__(self, dim: int = 2, width: int = 64, depth: int = 3):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in in [dim + 1] + [width] * (depth - 1):
+            layers += [nn.Linear(fan_in, width), nn.Tanh()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.layers(torch.cat([x, t.to(x.dtype)[:, None]], 1))
 
 
 class AdaMLP(nn.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gmbook.core.checks import check_output
 from gmbook.core.divergence import divergence
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.density import Flow
+from gmbook.core.flows.multiscale import Multiscale, Squeeze
 from gmbook.core.flows.pixels import Logit
 from gmbook.core.law import Density
 from gmbook.core.model import sampling
@@ -70,6 +71,7 @@ class CNF(Bijection):
         rtol, atol: tolerances of dopri5.
         use_adjoint: gradients by the adjoint method, Section 2.2.1 (ffjord-adjoint): memory does not grow with the
             steps. False differentiates through the solver: exact for the steps taken, and faster on small nets.
+        with_jacobian: `forward` accumulates ∫‖εᵀ∂f/∂z‖² dt too, wherever it has a probe.
         solver: another solver of the same kind; then rtol and atol play no part.
         times: the times to stop at, (n,) from 0 to 1; a fixed-step solver takes one step between two of them.
     """
@@ -86,13 +88,16 @@ class CNF(Bijection):
         use_adjoint: bool = True,
         solver: Solver | None = None,
         times: Tensor | None = None,
+        with_jacobian: bool = False,
     ):
         super().__init__()
+        self.with_jacobian = with_jacobian
         self.net, self.probe, self.test_probe, self.use_adjoint = net, probe, test_probe, use_adjoint
         self.solver = solver or functools.partial(dopri5, rtol=rtol, atol=atol)
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         self.register_buffer("times", ends if times is None else times, persistent=False)
         self.evaluations = 0  # of f, since the start of the last solve (the paper's NFE)
+        self.spent: tuple[Tensor, Tensor] | None = None  # kinetic and jacobian of the last `forward`
 
     def field(self, z: Tensor, t: Tensor) -> Tensor:
         """f(z, t) for z (B, *S) and t (): (B, *S)."""
@@ -139,7 +144,9 @@ class CNF(Bijection):
         return Solution(state[:, :-3].view_as(x), log_det, kinetic, jacobian)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        solution = self.solve(x, self.probe if self.training else self.test_probe)
+        probe = self.probe if self.training else self.test_probe
+        solution = self.solve(x, probe, self.with_jacobian and probe is not None)
+        self.spent = solution.kinetic, solution.jacobian
         return solution.z, solution.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -147,55 +154,124 @@ class CNF(Bijection):
         return last(self.solver(self.field, z, self.times.flip(0)))
 
 
+def levels(shape: tuple[int, ...], scales: int, make: Callable[[tuple[int, ...]], list[CNF]]) -> Bijection:
+    """The paper's multi-scale flow (Section 4.2, and the code): CNFs, squeeze, CNFs, and half of the channels is done.
+
+    The other half goes on; at the last scale there are CNFs only.
+    """
+    if scales == 1:
+        return Compose(*make(shape))
+    channels, height, width = shape
+    squeezed, half = (4 * channels, height // 2, width // 2), (2 * channels, height // 2, width // 2)
+    first, second = make(shape), make(squeezed)
+    deeper = Multiscale(levels(half, scales - 1, make))
+    return Compose(*first, Squeeze(), *second, deeper, Squeeze(undo=True))
+
+
 class FFJORD(Flow):
     """A continuous normalising flow, on vectors or on images.
 
+    On images log p is estimated with one probe per image, of the kind that training has, in evaluation mode too: the
+    exact trace costs one backward pass per pixel and evaluation. Pass `test_probe=None` to pay that.
+
     Args:
-        net: f, net(z (B, *S), t (B,), None) -> (B, *S).
+        net: f, net(z (B, *S), t (B,), None) -> (B, *S); None where `flow` is given.
         shape: the event shape S.
         alpha: for integer images: dequantise, then logit with this α (1e-6 in the paper's MNIST run). None: real
             numbers as they are.
         kinetic: λ_K, the weight of ∫‖f‖² dt per dimension (ffjord-kinetic): straight, slow paths, hence few
             evaluations.
         jacobian: λ_J, the weight of ∫‖εᵀ∂f/∂z‖² dt per dimension (arXiv:2002.02798).
+        flow: layers with several CNFs, as `on_images` makes them; their penalties are summed. Then `jacobian` needs
+            CNFs that were built `with_jacobian`.
         options: as of `CNF`: probe, test_probe, rtol, atol, use_adjoint, solver, times.
+
+    Raises:
+        ValueError: λ_J is not 0 and there is no probe.
     """
 
     bijection: Compose
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | None,
         shape: tuple[int, ...],
         alpha: float | None = None,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         base: Density | None = None,
+        flow: Bijection | None = None,
         **options: Any,
     ):
-        cnf, first = CNF(net, **options), [] if alpha is None else [Logit(alpha)]
-        super().__init__(Compose(*first, cnf), shape, base, levels=None if alpha is None else 256)
+        if flow is None:
+            assert net is not None, "give net, or flow"
+            flow = CNF(net, with_jacobian=jacobian > 0, **_on(shape, options))
+        first = [] if alpha is None else [Logit(alpha)]
+        super().__init__(Compose(*first, flow), shape, base, levels=None if alpha is None else 256)
         self.kinetic, self.jacobian = kinetic, jacobian
+        if jacobian > 0 and any(cnf.probe is None for cnf in self.cnfs):
+            raise ValueError("the Jacobian penalty is estimated with the probe: give one, for example rademacher")
+
+    @classmethod
+    def on_images(
+        cls,
+        make_net: Callable[[tuple[int, ...]], nn.Module],
+        shape: tuple[int, ...],
+        scales: int = 2,
+        blocks: int = 2,
+        alpha: float | None = 0.05,
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        **options: Any,
+    ) -> FFJORD:
+        """The multi-scale flow of the paper's image models.
+
+        Args:
+            make_net: makes f for an event shape (C, H, W); each CNF has its own.
+            scales: how many times some channels are finished, the last included.
+            blocks: CNFs in a row.
+
+        Raises:
+            ValueError: the height or width cannot be halved that often.
+        """
+        if any(size % 2 ** (scales - 1) for size in shape[1:]):
+            raise ValueError(f"{scales} scales need a height and width divisible by {2 ** (scales - 1)}, got {shape}")
+        kept = _on(shape, options) | {"with_jacobian": jacobian > 0}
+        flow = levels(shape, scales, lambda s: [CNF(make_net(s), **kept) for _ in range(blocks)])
+        return cls(None, shape, alpha, kinetic, jacobian, flow=flow)
+
+    @property
+    def cnfs(self) -> list[CNF]:
+        """The flow's continuous layers, in their order."""
+        return [layer for layer in self.bijection.modules() if isinstance(layer, CNF)]
 
     @property
     def cnf(self) -> CNF:
-        """The flow's last layer."""
-        return cast(CNF, self.bijection.layers[-1])
+        """Its last continuous layer."""
+        return self.cnfs[-1]
+
+    @property
+    def evaluations(self) -> int:
+        """Of f in all CNFs, since the start of the last solve of each: the paper's NFE."""
+        return sum(cnf.evaluations for cnf in self.cnfs)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−E log p(x) + λ_K E ∫‖f‖² dt/D + λ_J E ∫‖εᵀ∂f/∂z‖² dt/D: (B, *S) -> (), nats. Labels play no part.
 
-        The first term is unbiased for −log p (not for p) up to the solver's error.
+        The first term is unbiased for −log p (not for p) up to the solver's error (ffjord-loss). log p holds the
+        logit's log-determinant. In evaluation mode without a probe the last term is left out.
         """
-        x = x if self.levels is None else self.prepare(x)
-        self.check(x)
-        x, log_det = Compose(*self.bijection.layers[:-1])(x)
-        solution = self.cnf.solve(x, self.cnf.probe, with_jacobian=self.jacobian > 0)
-        log_prob = self.base.log_prob(solution.z) + solution.log_det + log_det
-        penalty = self.kinetic * solution.kinetic + self.jacobian * solution.jacobian
+        log_prob = self.log_prob(x if self.levels is None else self.prepare(x))
+        kinetic, jacobian = (sum(parts) for parts in zip(*(cnf.spent for cnf in self.cnfs if cnf.spent is not None)))
+        penalty = self.kinetic * kinetic + self.jacobian * jacobian
         return (penalty / math.prod(self.shape) - log_prob).mean()
 
     @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """Solve from noise to data: (n, *S). Labels play no part."""
         return super().sample(n)
+
+
+def _on(shape: tuple[int, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a CNF, on images with the probe in evaluation mode too."""
+    return options if len(shape) == 1 else {"test_probe": options.get("probe", rademacher)} | options

@@ -99,11 +99,16 @@ class ImprovedDDPM(DDPM):
         """Terms of the bound, nats summed over dimensions, in bits per dimension."""
         return terms / (math.prod(self.shape) * math.log(2))
 
+    def _trained_mean(self, output: Tensor, xt: Tensor, i: Tensor) -> Tensor:
+        """μ_θ as the losses see it, (B, *S): x̂_0 is not clipped. Where it is cut off it would have no gradient."""
+        return self.posterior(self.read("x0", output, xt, i.double() / self.steps), xt, i)[0]
+
     def loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
         """L_hybrid = L_simple + λ L_vlb (improved-hybrid), i uniform.
 
         L_simple is a mean over dimensions, so L_vlb, a *sum* over the T steps, is taken in bits per dimension: T times
-        the drawn term. Its gradient reaches only the variance: the mean enters it detached.
+        the drawn term. Its gradient reaches only the variance: the mean enters it detached. Nothing is clipped here,
+        only in sampling and in the bound of `nelbo`.
         """
         self.check_data(x0)
         i = torch.randint(1, self.steps + 1, (len(x0),), device=x0.device)
@@ -111,8 +116,7 @@ class ImprovedDDPM(DDPM):
         xt = self.path.interpolate(x0, eps, t)
         output, r = self.halves(xt, t, y)
         simple = (output - self.path.target(self.predicts, x0, eps, t)).square().mean()
-        mean, _ = self._mean_from(output.detach(), xt, i)
-        terms = self._bound_term(x0, xt, i, mean, self.reverse_variance(r, i))
+        terms = self._bound_term(x0, xt, i, self._trained_mean(output.detach(), xt, i), self.reverse_variance(r, i))
         return simple + self.vlb_weight * self.steps * self._bits_per_dim(terms).mean()
 
     def vlb_loss(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
@@ -123,7 +127,10 @@ class ImprovedDDPM(DDPM):
         """
         self.check_data(x0)
         i, probability = self.importance.draw(len(x0))
-        terms = self.bound_term(x0, i, y)
+        t = i.double() / self.steps
+        xt = self.path.interpolate(x0, torch.randn_like(x0), t)
+        output, r = self.halves(xt, t, y)
+        terms = self._bound_term(x0, xt, i, self._trained_mean(output, xt, i), self.reverse_variance(r, i))
         self.importance.record(i, terms.detach())
         return (self._bits_per_dim(terms) / probability.to(x0.dtype)).mean()
 

@@ -7,6 +7,7 @@ quantiser (`vqgan.VQAutoencoder`), trained as `vqgan` says. The second is any `D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,22 @@ from gmbook.core.denoiser import Denoiser
 from gmbook.core.gaussians import kl_normal
 from gmbook.core.model import Model, Objective, sampling
 from gmbook.papers.vqgan import Autoencoder
+
+
+def sqrt_linear_betas(steps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> Tensor:
+    """β_i = (√first + (i − 1)/(T − 1) (√last − √first))², i = 1..T: (T,), float64 (ldm-schedule).
+
+    The authors' code calls this schedule "linear"; it is so in √β. The ends are those of its class-conditional models;
+    Stable Diffusion has 0.00085 and 0.012. For another T both ends are scaled by 1000/T, as `ddpm.linear_betas` does,
+    and β is kept below 0.999.
+
+    Raises:
+        ValueError: steps < 2, or not 0 < first <= last.
+    """
+    if steps < 2 or not 0 < first <= last:
+        raise ValueError(f"need at least two steps and 0 < first <= last, got {steps}, {first} and {last}")
+    lowest, highest = (math.sqrt(end * 1000 / steps) for end in (first, last))
+    return torch.linspace(lowest, highest, steps, dtype=torch.float64).square().clamp(max=0.999)
 
 
 class KLAutoencoder(Autoencoder):
@@ -46,7 +63,8 @@ class KLAutoencoder(Autoencoder):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ(x) and the *standard deviation* σ(x): each (B, c, …). The log-variance is kept in [−30, 20]."""
         check_event(x, self.shape)
-        mean, log_variance = self.encoder(x).chunk(2, 1)
+        both = self.encoder(x).to(x.dtype).contiguous()  # bfloat16 is coarse; draws do not depend on the memory's order
+        mean, log_variance = both.chunk(2, 1)
         return mean, torch.exp(log_variance.clamp(-30, 20) / 2)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -129,6 +147,10 @@ class LatentDiffusion(Model):
 
         return {name: o._replace(loss=on_latents(o.loss)) for name, o in self.prior.objectives().items()}
 
+    def networks(self) -> list[nn.Module]:
+        """Those of the prior."""
+        return self.prior.networks()
+
     @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """D(z/s) for n draws z of the prior by its own sampler: (n, *S)."""
@@ -139,8 +161,8 @@ class Conditioned(nn.Module):
     """net(x, t, τ_θ(y)): a network with cross-attention, told y through an encoder that is trained with it.
 
     Args:
-        net: net(x, t, tokens (B, M, d)), such as `DiT(..., context=d)`; y None is passed on. With guidance it is
-            `Guided(dit, s, dit.null)`: the null is tokens, not a label.
+        net: net(x, t, tokens (B, M, d)), such as `UNet` or `DiT` with `context=d`; y None is passed on. With guidance
+            it is `Guided(dit, s, dit.null)`: the null is tokens, not a label.
         tau: y -> τ_θ(y), (B, M, d): a text encoder, or nn.Embedding and an axis for labels.
     """
 
@@ -150,3 +172,30 @@ class Conditioned(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, None if y is None else self.tau(y))
+
+
+class Concatenated(nn.Module):
+    """net([x, y], t): a condition with a place of its own, told as more channels (def-ldm-concatenation).
+
+    For conditions that are maps, such as a small image to enlarge, a picture with a hole, or a plan of regions.
+
+    Args:
+        net: net(x (B, C + C', H, W), t) -> (B, C, H, W), such as `UNet(C + C', out_channels=C)`.
+        channels: C'.
+
+    Shapes: x (B, C, H, W), y (B, C', H, W); None stands for a map of zeros, as does 0 as the null of `Guided`.
+
+    Raises:
+        ValueError: y is no map of C' channels and the sides of x.
+    """
+
+    def __init__(self, net: nn.Module, channels: int):
+        super().__init__()
+        self.net, self.channels = net, channels
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        expected = (len(x), self.channels, *x.shape[2:])
+        y = x.new_zeros(expected) if y is None else y
+        if y.shape != expected:
+            raise ValueError(f"the condition must be a map {expected}, got {tuple(y.shape)}: resize it to the latents")
+        return self.net(torch.cat([x, y], 1), t)

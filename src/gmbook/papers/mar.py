@@ -5,6 +5,9 @@ A transformer, the backbone, turns the tokens that are known into a vector z for
 turns z into a draw of the token. The tokens are vectors (C,): no codebook. Any head will do that has a loss and a
 sampler for p(x | z); the paper's is a diffusion model of a single token, here `papers.ddpm.DDPM` with z for a label.
 
+The head is told z alone: its place stands in z, since the decoder's mask tokens carry it. (The authors' code adds one
+more learned position to z.) Its variance is fixed here and learned in the code.
+
 Inside this file tokens stand in the order of their generation: `order` (B, L) says which place each one has.
 """
 
@@ -19,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.chains import categorical
 from gmbook.core.checks import check_count, check_event, check_output
 from gmbook.core.gaussians import log_normal
 from gmbook.core.model import Model, sampling
@@ -26,6 +30,7 @@ from gmbook.core.solvers import last
 from gmbook.networks.guided import Guided
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
 from gmbook.papers.ddpm import DDPM
+from gmbook.papers.improved_ddpm import Respaced, strided_betas, sub_sequence
 
 # ------------------------------------------------------------------------------------------------------------- orders
 
@@ -80,20 +85,41 @@ class DiffusionHead(Head):
     Args:
         diffusion: a DDPM over (C,) whose network is net(x_t (N, C), t (N,), z (N, D)), such as `AdaMLP`.
         repeats: noise levels drawn for each z. The head is cheap beside the backbone, so its gradient may be averaged.
+        steps: of the sampler, by default those of the training, T. Fewer take a sub-sequence, as in Improved DDPM: the
+            authors train with 1,000 and sample with 100. May be set later.
+
+    Raises:
+        ValueError: steps is not in 1..T; here, or in `draw`.
     """
 
-    def __init__(self, diffusion: DDPM, repeats: int = 4):
+    def __init__(self, diffusion: DDPM, repeats: int = 4, steps: int | None = None):
         super().__init__()
-        self.diffusion, self.repeats = diffusion, repeats
+        self.diffusion, self.repeats, self.steps = diffusion, repeats, steps
+        strided(diffusion, steps)
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         return self.diffusion.loss(x.repeat(self.repeats, 1), z.repeat(self.repeats, 1))
 
     def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
-        model = self.diffusion
+        model = strided(self.diffusion, self.steps)
         if null is not None:
             model = model.with_network(Guided(model.net, scale, null))
         return model.sample(len(z), z, temperature)
+
+
+def strided(model: DDPM, steps: int | None) -> DDPM:
+    """The DDPM of a sub-sequence of its steps, with the same network (improved-strided); None keeps all.
+
+    Raises:
+        ValueError: steps is not in 1..T.
+    """
+    if steps is None or steps == model.steps:
+        return model
+    kept = sub_sequence(model.steps, steps)
+    net, betas = Respaced(model.net, kept.to(model.alpha_bar) / model.steps), strided_betas(model.alpha_bar, kept)
+    variance: Literal["large", "small"] = "large" if torch.equal(model.chosen_variance, model.beta) else "small"
+    few = DDPM(net, model.shape, betas=betas, predicts=model.predicts, variance=variance, clip=model.clip)
+    return few.to(model.device).train(model.training)
 
 
 class MeanHead(Head):
@@ -158,6 +184,39 @@ class MixtureHead(Head):
         logits, means, stds = self.parts(z)
         rows, k = torch.arange(len(z), device=z.device), torch.multinomial(logits.softmax(1), 1)[:, 0]
         return means[rows, k] + temperature * stds[rows, k] * torch.randn_like(means[rows, k])
+
+
+class CodebookHead(Head):
+    """Vector quantisation and cross-entropy: a token becomes its nearest codeword, and z predicts which (mar-codebook).
+
+    What the paper's Table 1 compares the diffusion head with. No draw is nearer to the token than its codeword. The
+    temperature divides the logits, and guidance is l_u + s(l_c − l_u) on them.
+
+    Args:
+        net: (N, D) -> (N, K), logits.
+        codebook: (K, C), the codewords, such as `sklearn.cluster.KMeans` finds; not trained.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, net: nn.Module, codebook: Tensor):
+        super().__init__()
+        self.net = net
+        self.register_buffer("codebook", codebook)
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """The index of the nearest codeword: (N, C) -> (N,) int64."""
+        return torch.cdist(x, self.codebook.to(x)).argmin(1)
+
+    def loss(self, x: Tensor, z: Tensor) -> Tensor:
+        return F.cross_entropy(check_output(self.net(z), (len(z), len(self.codebook))), self.quantise(x))
+
+    def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
+        logits = self.net(z)
+        if null is not None:
+            logits = torch.lerp(self.net(null), logits, scale)
+        law = (logits.double() / max(temperature, 1e-6)).softmax(1)  # 0 is the likeliest codeword
+        return self.codebook[categorical(law)]
 
 
 # -------------------------------------------------------------------------------------------------------------- model
@@ -256,7 +315,7 @@ class MAR(Model):
             temperature: τ of the head.
 
         Raises:
-            ValueError: n < 1, steps makes no sense, or guidance without labels.
+            ValueError: n < 1, steps makes no sense, guidance without labels, or a token drawn that is not finite.
         """
         check_count("n", n)
         y = self.labels(y, n)
@@ -272,6 +331,8 @@ class MAR(Model):
             seen, places = tokens.nan_to_num().repeat(copies, 1, 1), order.repeat(copies, 1)
             z, *null = self.backbone(seen, places, known, y)[:, :size].flatten(0, 1).chunk(copies)
             drawn = self.head.draw(z, temperature, 1 + (scale - 1) * (known + size) / total, *null)
+            if not bool(drawn.isfinite().all()):
+                raise ValueError("the head drew tokens that are not finite: has the network gone to NaN?")
             tokens[:, known : known + size] = drawn.reshape(n, size, -1)
             known += size
             yield self.assemble(_take(tokens, order.argsort(1)))

@@ -42,6 +42,10 @@ class MDLM(TokenModel):
         schedule: Schedule | None = None,
         timed: bool = False,
     ):
+        if len(shape) != 1:
+            raise ValueError(
+                f"shape must be (L,), one axis of tokens, got {tuple(shape)}: flatten the data and the network"
+            )
         super().__init__(net, shape, Chain.absorbing(vocab), schedule or LinearSchedule())
         self.timed = timed
 

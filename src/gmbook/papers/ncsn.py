@@ -7,6 +7,7 @@ book's `VEPath`, on which x_t = x_0 + σ_t ε. Its score networks s_θ(x, σ) ar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_count, check_event
+from gmbook.core.control import Hook
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
 from gmbook.core.paths import Quantity, VEPath, broadcast
@@ -165,6 +167,8 @@ def annealed_langevin(
     rule: Callable[[float, float], float] = paper_step,
     denoise: bool = True,
     y: Tensor | None = None,
+    guide: Hook | None = None,
+    project: Hook | None = None,
 ) -> Iterator[Tensor]:
     """Algorithm 1 (ncsn-annealed): T Langevin steps at every level, from σ_1 down to σ_L; yields every state.
 
@@ -179,19 +183,28 @@ def annealed_langevin(
         rule: `paper_step` or `code_step`.
         denoise: end with the x_0 reading x + σ_L² s(x, σ_L), which takes the last level's noise away (NCSNv2; the
             first paper has it not).
+        guide: ∇_x log p_t(y | x), added to the score.
+        project: moves the state before each step and before the denoising, as the paper's inpainting does with
+            `core.control.replace_known`.
     """
     check_count("per_level", per_level)
     path = denoiser.path
     sigmas, alphas = path.sigma(ts), path.alpha(ts)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        value = denoiser.predict("score", x, t, y)
+        return value if guide is None else value + guide(x, t)
+
     for i, t in enumerate(ts):
-        score = lambda x, t=t: denoiser.predict("score", x, t, y)  # noqa: E731
         if i > 0:
             x = alphas[i] / alphas[i - 1] * x
-        for state in langevin(score, x, rule(step, (sigmas[i] / sigmas[-1]).item()), per_level):
-            yield state
-        x = state
+        size = rule(step, (sigmas[i] / sigmas[-1]).item())
+        for _ in range(per_level):
+            x = x if project is None else project(x, t)
+            x = last(langevin(functools.partial(score, t=t), x, size, 1))
+            yield x
     if denoise:
-        yield denoiser.predict("x0", x, ts[-1], y)
+        yield denoiser.predict("x0", x if project is None else project(x, ts[-1]), ts[-1], y)
 
 
 # -------------------------------------------------------------------------------------------------- NCSNv2's rules

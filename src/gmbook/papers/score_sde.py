@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_event
+from gmbook.core.control import Hook
 from gmbook.core.denoiser import Denoiser
 from gmbook.core.model import sampling
 from gmbook.core.paths import GaussianPath, broadcast
@@ -95,10 +97,24 @@ def _finish(denoiser: Denoiser, states: Iterator[Tensor], t: Tensor, y: Tensor |
 
 @sampling
 def flow_trajectory(
-    denoiser: Denoiser, x: Tensor, ts: Tensor, solver: Solver = heun, y: Tensor | None = None
+    denoiser: Denoiser,
+    x: Tensor,
+    ts: Tensor,
+    solver: Solver = heun,
+    y: Tensor | None = None,
+    guide: Hook | None = None,
+    project: Hook | None = None,
 ) -> Iterator[Tensor]:
-    """The probability flow from x at ts[0]: yields x at ts[1:], and last the x_0 reading."""
-    yield from _finish(denoiser, solver(flow_field(denoiser, y), x, ts), ts[-1], y)
+    """The probability flow from x at ts[0]: yields x at ts[1:], and last the x_0 reading.
+
+    `guide` and `project` as in `predictor_corrector`.
+    """
+    field = flow_field(denoiser, y) if guide is None else reverse_drift(denoiser, 0.0, y, guide)
+    if project is None:
+        states = solver(field, x, ts)
+    else:  # a step at a time: what an adaptive solver remembers of the field ends where the state is moved
+        states = _walk(lambda x, pair: last(solver(field, x, pair)), x, ts, project)
+    yield from _finish(denoiser, states, ts[-1], y)
 
 
 @sampling
@@ -108,12 +124,26 @@ def sde_trajectory(
     ts: Tensor,
     noise: float = 1.0,
     y: Tensor | None = None,
-    guide: Callable[[Tensor, Tensor], Tensor] | None = None,
+    guide: Hook | None = None,
+    project: Hook | None = None,
 ) -> Iterator[Tensor]:
-    """The reverse SDE with noise λg by Euler–Maruyama from x at ts[0]: yields x at ts[1:], and last the x_0 reading."""
+    """The reverse SDE with noise λg by Euler–Maruyama from x at ts[0]: yields x at ts[1:], and last the x_0 reading.
+
+    `guide` and `project` as in `predictor_corrector`.
+    """
     drift = reverse_drift(denoiser, noise, y, guide)
-    states = euler_maruyama(drift, lambda t: noise * denoiser.path.noise_rate(t).sqrt(), x, ts)
-    yield from _finish(denoiser, states, ts[-1], y)
+    diffusion = lambda t: noise * denoiser.path.noise_rate(t).sqrt()  # noqa: E731
+    step = lambda x, pair: last(euler_maruyama(drift, diffusion, x, pair))  # noqa: E731
+    yield from _finish(denoiser, _walk(step, x, ts, project), ts[-1], y)
+
+
+def _walk(step: Callable[[Tensor, Tensor], Tensor], x: Tensor, ts: Tensor, project: Hook | None) -> Iterator[Tensor]:
+    """From time to time by step(x, the two times (2,)), each followed by `project`."""
+    for t, s in itertools.pairwise(ts):
+        x = step(x, torch.stack([t, s]))
+        if project is not None:
+            x = project(x, s)
+        yield x
 
 
 def probability_flow(
@@ -143,29 +173,104 @@ def reverse_sde(
     return last(sde_trajectory(denoiser, denoiser.prior(n), ts, noise, y))
 
 
+# ------------------------------------------------------------------------------------------ predictor, corrector
+
+
+class Predictor(Protocol):
+    """One step of sampling from t to s < t: (denoiser, x (B, *S), t, s, score) -> (B, *S)."""
+
+    def __call__(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor: ...
+
+
+def euler_maruyama_predictor(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
+    """x − h[f x − g² score] + g√h z, h = t − s, the coefficients at t."""
+    path, h = denoiser.path, t - s
+    rate, g2 = path.rates(t)[0] / path.alpha(t), path.noise_rate(t)
+    mean = x - broadcast(h * rate, x) * x + broadcast(h * g2, x) * score(x, t)
+    return mean + broadcast((h * g2).sqrt(), x) * torch.randn_like(x)
+
+
+def reverse_diffusion(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
+    """x − (r − 1)x + η² score + ηz, for the exact forward step q(x_t | x_s) = N(r x_s, η²). Eq. 46.
+
+    It discretises the way back as the way out is: on VE η² = σ_t² − σ_s², however long the step.
+    """
+    bridge = denoiser.path.bridge(t, s)
+    ratio, eta = denoiser.path.alpha(t) / bridge.alpha, broadcast(bridge.forward_std, x)
+    return broadcast(2 - ratio, x) * x + eta**2 * score(x, t) + eta * torch.randn_like(x)
+
+
+def ancestral(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
+    """N((x + η² score)/r, the variance of q(x_s | x_t, x_0)): on VE the paper's Eq. 47, on VP DDPM's step with β̃.
+
+    (The paper's own for VP has β for β̃.) With the score of x̂_0 the mean is that of q(x_s | x_t, x̂_0).
+    """
+    bridge = denoiser.path.bridge(t, s)
+    ratio = denoiser.path.alpha(t) / bridge.alpha
+    mean = (x + broadcast(bridge.forward_std**2, x) * score(x, t)) / broadcast(ratio, x)
+    return mean + broadcast(bridge.std, x) * torch.randn_like(x)
+
+
+def no_predictor(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, score: Hook) -> Tensor:
+    """x itself: the corrector works alone, which is annealed Langevin dynamics."""
+    return x
+
+
 @sampling
+def corrected_trajectory(
+    denoiser: Denoiser,
+    x: Tensor,
+    ts: Tensor,
+    predictor: Predictor = reverse_diffusion,
+    corrections: int = 1,
+    snr: float = 0.16,
+    y: Tensor | None = None,
+    guide: Hook | None = None,
+    project: Hook | None = None,
+) -> Iterator[Tensor]:
+    """Algorithms 2–5 from x at ts[0]: yields x at ts[1:], each after its corrections, and last the x_0 reading.
+
+    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio. (Its α_t
+    is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is left out.)
+
+    Args:
+        predictor: `reverse_diffusion`, `ancestral`, `euler_maruyama_predictor` or `no_predictor`.
+        corrections: how many Langevin steps follow at the new time.
+        snr: r.
+        guide: ∇_x log p_t(y | x), added to the score, Eq. 14.
+        project: moves the state after each step and each correction, as `core.control.replace_known` does.
+    """
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        value = denoiser.predict("score", x, t, y)
+        return value if guide is None else value + guide(x, t)
+
+    def step(x: Tensor, pair: Tensor) -> Tensor:
+        t, s = pair
+        x = predictor(denoiser, x, t, s, score)
+        for _ in range(corrections):
+            x = x if project is None else project(x, s)
+            slope = score(x, s)
+            ratio = torch.randn_like(x).flatten(1).norm(dim=1).mean() / slope.flatten(1).norm(dim=1).mean()
+            size = 4 * (snr * ratio).square().item()  # def-langevin's ε is twice the paper's
+            x = x + size / 2 * slope + size**0.5 * torch.randn_like(x)  # one Langevin step
+        return x
+
+    yield from _finish(denoiser, _walk(step, x, ts, project), ts[-1], y)
+
+
 def predictor_corrector(
     denoiser: Denoiser,
     n: int,
     steps: int = 500,
     corrections: int = 1,
     snr: float = 0.16,
-    power: float = 2.0,
+    power: float = 1.0,
     y: Tensor | None = None,
+    predictor: Predictor = reverse_diffusion,
+    guide: Hook | None = None,
+    project: Hook | None = None,
 ) -> Tensor:
-    """Algorithms 2–5: a reverse-SDE step, then Langevin steps at the new time: (n, *S).
-
-    The corrector's step is ε = 2α_t²(r ‖z‖/‖s‖)², norms averaged over the batch, r the signal-to-noise ratio. (Its α_t
-    is the paper's: 1 − β_t on VP, 1 on VE. On continuous paths that factor tends to 1, and is left out.)
-    """
-    path, x = denoiser.path, denoiser.prior(n)
-    ts = path.times(steps, power)
-    drift = reverse_drift(denoiser, 1.0, y)
-    for t, s in itertools.pairwise(ts):
-        x = last(euler_maruyama(drift, lambda u: path.noise_rate(u).sqrt(), x, torch.stack([t, s])))
-        for _ in range(corrections):
-            score = denoiser.predict("score", x, s, y)
-            ratio = torch.randn_like(x).flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
-            step = 4 * (snr * ratio).square().item()  # def-langevin's ε is twice the paper's
-            x = x + step / 2 * score + step**0.5 * torch.randn_like(x)  # one Langevin step
-    return denoiser.predict("x0", x, ts[-1], y)
+    """n samples by `corrected_trajectory` at evenly spaced times, as the paper's: (n, *S)."""
+    x, ts = denoiser.prior(n), denoiser.path.times(steps, power)
+    return last(corrected_trajectory(denoiser, x, ts, predictor, corrections, snr, y, guide, project))

@@ -36,9 +36,9 @@ class SEDD(TokenModel):
     """A continuous-time reverse chain whose rates are read from ratios of the law: s_y Q(x_t, y).
 
     Args:
-        net: log-scores, (x_t (B, L), t (B,), y) -> (B, L, V): entry (l, v) for x_t with token l set to v. The
+        net: log-scores, (x_t (B, *S), t (B,), y) -> (B, *S, V): entry (l, v) for x_t with token l set to v. The
             entry of the present token is ignored, and all of them where an absorbing chain holds no mask.
-        shape: (L,).
+        shape: S, the event shape: (L,), or (C, H, W).
         chain: `Chain.uniform(V)` or `Chain.absorbing(V)`.
         schedule: ᾱ(t), with ᾱ(1) > 0, as ratios are undefined without a trace of the data. The default is the
             paper's log-linear noise for the absorbing chain; for the uniform one it uses `GeometricSchedule()`.
@@ -65,14 +65,14 @@ class SEDD(TokenModel):
         self.scaled = scaled
 
     def log_score(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """log s_θ(x_t, t), float64: (B, L, states), 0 at the present token (def-sedd-concrete-score).
+        """log s_θ(x_t, t), float64: (B, *S, states), 0 at the present token (def-sedd-concrete-score).
 
         An absorbing chain never asks for the mask's score where there is a token: it is 0 there.
         """
         output = self(xt, t, y).double()
         if self.scaled:
-            law = self.chain.prior(self.schedule.alpha_bar(t.double())).reshape(-1, 1, self.chain.states)
-            law = law.expand(*xt.shape, -1)
+            law = self.chain.prior(self.schedule.alpha_bar(t.double()))  # (states,) or (B, states)
+            law = law.reshape(-1, *[1] * len(self.shape), self.chain.states).expand(*xt.shape, -1)
             output = output + (law / law.gather(-1, xt[..., None])).log()[..., : self.chain.vocab]
         padding = output.new_zeros(*xt.shape, self.chain.states - self.chain.vocab)
         return torch.cat([output, padding], -1).masked_fill(self._present(xt), 0.0)
@@ -81,7 +81,7 @@ class SEDD(TokenModel):
         return self.chain.law(xt).bool()
 
     def _rates(self, xt: Tensor) -> Tensor:
-        """Q(x_t, y) at unit noise rate, for y ≠ x_t, and 0 for y = x_t: (B, L, states)."""
+        """Q(x_t, y) at unit noise rate, for y ≠ x_t, and 0 for y = x_t: (B, *S, states)."""
         return self.chain.arrival_rates(xt).masked_fill(self._present(xt), 0.0)
 
     def integrand(self, x: Tensor, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -94,13 +94,13 @@ class SEDD(TokenModel):
         alpha_bar = self.schedule.alpha_bar(t)
         law = self.chain.transition(x, alpha_bar)
         ratio = law / law.gather(-1, xt[..., None])
-        entropy = (self._rates(xt) * score_entropy(self.log_score(xt, t, y), ratio)).sum((-2, -1))
+        entropy = (self._rates(xt) * score_entropy(self.log_score(xt, t, y), ratio)).flatten(1).sum(1)
         return self.schedule.noise_rate(t) * entropy
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The bound's integrand at one low-discrepancy time each: (), nats per token. Algorithm 1."""
         t = self.draw_times(len(x))
-        return self.integrand(x, self.corrupt(x, t), t, y).mean() / x.shape[1]
+        return self.integrand(x, self.corrupt(x, t), t, y).mean() / x[0].numel()
 
     @torch.no_grad()
     def nelbo(self, x: Tensor, y: Tensor | None = None, times: int = 128) -> Tensor:
@@ -116,10 +116,10 @@ class SEDD(TokenModel):
         start = self.moment(0.0)
         xt = self.corrupt(x, start)
         decoder = self.tweedie(xt, start, torch.ones_like(start), y)
-        return total - decoder.gather(-1, x[..., None]).log().sum((-2, -1))
+        return total - decoder.gather(-1, x[..., None]).log().flatten(1).sum(1)
 
     def euler(self, xt: Tensor, t: Tensor, alpha_bar_s: Tensor, y: Tensor | None = None) -> Tensor:
-        """p(x_s | x_t) = δ_{x_t} + Δσ̄ s_y Q(x_t, y), clipped to a law: (B, L, states). Section 4.1 (sedd-euler).
+        """p(x_s | x_t) = δ_{x_t} + Δσ̄ s_y Q(x_t, y), clipped to a law: (B, *S, states). Section 4.1 (sedd-euler).
 
         The step is the difference of σ̄, which is σ(t)Δt to first order and stays finite at the ends.
         """
@@ -130,7 +130,7 @@ class SEDD(TokenModel):
         return law / law.sum(-1, keepdim=True)
 
     def tweedie(self, xt: Tensor, t: Tensor, alpha_bar_s: Tensor, y: Tensor | None = None) -> Tensor:
-        """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, L, states). Eq. 19, after Theorem 4.1
+        """p(x_s^l | x_t) ∝ (e^{−Δσ̄Q} s_θ)_y e^{Δσ̄Q}(x_t, y): (B, *S, states). Eq. 19, after Theorem 4.1
         (sedd-tweedie).
 
         With the true scores this is q(x_s^l | x_t) itself; tokens are then drawn independently, which is where
@@ -152,12 +152,12 @@ class SEDD(TokenModel):
         sampler: Literal["tweedie", "euler"] = "tweedie",
         known: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """x_1, …, x_0, each (n, L): Algorithms 2 and 3.
+        """x_1, …, x_0, each (n, *S): Algorithms 2 and 3.
 
         Args:
             steps: steps of equal length in t from 1 to 0. The last one, a Tweedie step with either sampler, goes
                 to σ̄ = 0, so that no mask and no noise are left.
-            known: infilling: tokens (n, L) to clamp, −1 where they are sought. Exact for the absorbing chain, whose
+            known: infilling: tokens (n, *S) to clamp, −1 where they are sought. Exact for the absorbing chain, whose
                 known tokens look the same at every time.
         """
         if sampler not in ("tweedie", "euler"):
@@ -181,5 +181,5 @@ class SEDD(TokenModel):
         sampler: Literal["tweedie", "euler"] = "tweedie",
         known: Tensor | None = None,
     ) -> Tensor:
-        """n samples, (n, L): the end of `trajectory`."""
+        """n samples, (n, *S): the end of `trajectory`."""
         return last(self.trajectory(n, y, steps, sampler, known))

@@ -5,9 +5,10 @@ How an autoencoder x ≈ D(E(x)) is trained as the first stage of a generative m
 perceptual part, a regulariser of the latents, and a patch discriminator whose weight adapts. Latent diffusion and
 DC-AE train theirs so too. (What VQGAN puts on top, a transformer over the codes, is not here.)
 
-Losses are summed over an example's dimensions and averaged over the batch, as in VQ-VAE and in latent diffusion's KL
-code, whose weight 1e-6 assumes it. The perceptual loss is a callable that you bring: LPIPS, which the papers use, is
-a trained network, and the book downloads none.
+Losses are summed over an example's pixels and averaged over the batch, as in latent diffusion's KL code, whose weight
+1e-6 assumes it. The perceptual loss is a callable that you bring. LPIPS, which the papers use, is a trained network,
+and the book downloads none; `FeatureDistance` is the same construction on a network that you have, without LPIPS'
+learned weights.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_event, check_output
@@ -24,6 +26,36 @@ from gmbook.core.model import Model, Objective, sampling
 from gmbook.papers.gan import Game, hinge
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (x, x̂), each (B, *S) -> (B,)
+
+
+class FeatureDistance(nn.Module):
+    """Σ_l mean over places of ‖φ̂_l(x) − φ̂_l(x̂)‖², φ̂_l the features of stage l with norm 1 at each place: (B,).
+
+    (def-ldm-perceptual.) Differentiable in both images; the network itself is frozen and stays in evaluation mode.
+    LPIPS (Zhang et al., arXiv:1801.03924, Eq. 1) has besides one learned weight for each channel, and features of
+    ImageNet: its numbers compare with none of these.
+
+    Args:
+        stages: φ_1, then what leads from φ_1 to φ_2, and so on: modules from maps to maps.
+
+    Shapes: x, x̂ (B, *S) -> (B,).
+    """
+
+    def __init__(self, *stages: nn.Module):
+        super().__init__()
+        self.stages = nn.ModuleList(stages).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> FeatureDistance:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        total, both = x.new_zeros(len(x)), torch.cat([x, output])
+        for stage in self.stages:
+            both = stage(both)
+            of_x, of_output = F.normalize(both, dim=1, eps=1e-10).chunk(2)
+            total = total + (of_x - of_output).square().sum(1).flatten(1).mean(1)
+        return total
 
 
 def adaptive_weight(rec: Tensor, adv: Tensor, last: Tensor, delta: float = 1e-4, most: float = 1e4) -> Tensor:
@@ -43,7 +75,7 @@ class Adversary(nn.Module):
     """The second player of an autoencoder: a discriminator of patches, and what its verdict weighs.
 
     Args:
-        discriminator: ℓ(x (B, *S)) -> scores of any shape, one per patch; `networks.conv.MapEncoder(shape, 1)` is one.
+        discriminator: ℓ(x (B, *S)) -> scores of any shape, one per patch: `networks.conv.PatchGAN`.
         last: the weight of the decoder's last layer, where the adaptive weight is measured.
         weight: a factor on the adaptive λ; 0.5 in the KL-f8 configuration.
         delta: δ of the adaptive weight.
@@ -167,6 +199,7 @@ class VQAutoencoder(Autoencoder):
         codes: K.
         dim: c.
         beta: the weight of the commitment term; 0.25 in arXiv:1711.00937.
+        weight: of L_reg; 1 in the authors' code.
         options: perceptual, adversary, as of `Autoencoder`.
     """
 
@@ -178,10 +211,11 @@ class VQAutoencoder(Autoencoder):
         codes: int,
         dim: int,
         beta: float = 0.25,
+        weight: float = 1.0,
         **options: Any,
     ):
         super().__init__(shape, **options)
-        self.encoder, self.decoder, self.beta = encoder, decoder, beta
+        self.encoder, self.decoder, self.beta, self.weight = encoder, decoder, beta, weight
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -200,7 +234,10 @@ class VQAutoencoder(Autoencoder):
         return self.decoder(self.quantise(z)[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x̂ and L_reg = ‖sg[z] − e‖² + β‖z − sg[e]‖², arXiv:1711.00937 (ldm-vq-loss).
+        """x̂ and L_reg = w (D_x/D_z) (‖sg[z] − e‖² + β‖z − sg[e]‖²), arXiv:1711.00937 (ldm-vq-loss).
+
+        The authors' code *averages* both the reconstruction, over D_x pixels, and this term, over D_z entries of the
+        latent. Here the reconstruction is a sum over pixels, so the factor D_x/D_z keeps their balance.
 
         The decoder receives z + sg[e − z]: in value e, in gradient z, as if rounding were not there
         (ldm-straight-through). So the codebook learns from the first term alone, and β weighs the second, which moves
@@ -210,7 +247,8 @@ class VQAutoencoder(Autoencoder):
         e, _ = self.quantise(z)
         to_codes = (z.detach() - e).square().flatten(1).sum(1)
         to_latents = (z - e.detach()).square().flatten(1).sum(1)
-        return self.decoder(z + (e - z).detach()), to_codes + self.beta * to_latents
+        balance = self.weight * x[0].numel() / z[0].numel()
+        return self.decoder(z + (e - z).detach()), balance * (to_codes + self.beta * to_latents)
 
     @torch.no_grad()
     def seed_codebook(self, x: Tensor) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gmbook.core.model import Model, Objective
 from gmbook.train import processes
+from gmbook.train.bars import watched
 from gmbook.train.ema import EMA
 from gmbook.train.recipe import Recipe, recipe_of
 
@@ -39,6 +40,7 @@ def train(
     objectives: dict[str, Objective] | None = None,
     ema: EMA | None = None,
     state: State | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> Iterator[Losses]:
     """Train every player of a model, and yield the losses of each step: {objective: ()}, detached.
@@ -55,6 +57,7 @@ def train(
         objectives: the players, by name; `model.objectives()` if None.
         ema: a running average of the weights, updated after every step; if None, one as the recipe says.
         state: optimizers and step of a run to be continued; `fit` uses it.
+        progress: after a second, show a bar with the losses in a terminal or under a notebook's cell; it vanishes.
 
     Raises:
         Diverged: a loss is NaN or infinite. On a GPU this is seen some steps later, see `FiniteLosses`.
@@ -66,7 +69,8 @@ def train(
     check_objectives(objectives, recipe)
     ema = recipe.average(model) if ema is None else ema
     state = State(objectives, recipe) if state is None else state
-    return _loop(model, _endless(batches), recipe, objectives, ema, state)
+    loop = _loop(model, _endless(batches), recipe, objectives, ema, state)
+    return watched(loop, recipe.steps, state.step) if progress and processes.is_main() else loop
 
 
 def _loop(

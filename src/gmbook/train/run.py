@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gmbook.core.model import Model, Objective
 from gmbook.train import processes
+from gmbook.train.bars import LOOK_EVERY, bar
 from gmbook.train.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -34,7 +34,6 @@ from gmbook.train.recipe import Recipe, recipe_of
 
 History = dict[str, Tensor]  # objective -> (steps,), nan where that player kept still
 Log = Callable[[int, dict[str, float]], None]  # the step and its numbers, by name
-LOG_EVERY = 10  # steps between two looks at the losses, for which a GPU is waited for
 
 
 def fit(
@@ -90,18 +89,17 @@ def fit(
     if begun is not None:
         begun()
 
-    loop = train(model, batches, recipe, objectives=objectives, ema=ema, state=run.state)
-    start, pace = run.state.step, _pace()
-    bar = tqdm(loop, total=recipe.steps, initial=start, disable=not (progress and is_main()), unit="step", **pace)
-    with _polite_interrupt() as interrupted, bar:
+    loop = train(model, batches, recipe, objectives=objectives, ema=ema, state=run.state, progress=False)
+    steps = bar(loop, recipe.steps, run.state.step, shown=progress and is_main())
+    with _polite_interrupt() as interrupted, steps:
         try:
-            for losses in bar:
+            for losses in steps:
                 run.losses.append(losses)
                 step = run.state.step
-                if step % LOG_EVERY == 0 and not bar.disable:
-                    bar.set_postfix_str(_recent(run.losses), refresh=False)
-                if step % LOG_EVERY == 0 and log is not None and is_main():
-                    log(step, _means(run.losses, LOG_EVERY))
+                if step % LOOK_EVERY == 0 and not steps.disable:
+                    steps.set_postfix_str(_recent(run.losses), refresh=False)
+                if step % LOOK_EVERY == 0 and log is not None and is_main():
+                    log(step, _means(run.losses, LOOK_EVERY))
                 stop = processes.in_any(bool(interrupted))
                 if step % save_every == 0 or step == recipe.steps or stop:
                     run.save()
@@ -228,11 +226,6 @@ def _means(losses: list[Losses], window: int) -> dict[str, float]:
 
 def _recent(losses: list[Losses]) -> str:
     return ", ".join(f"{name} {mean:.4g}" for name, mean in _means(losses, 50).items())
-
-
-def _pace() -> dict[str, Any]:
-    """A terminal's bar moves, a log file gets a line now and then."""
-    return {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 60.0, "ascii": True, "ncols": 100}
 
 
 @contextlib.contextmanager

@@ -69,8 +69,9 @@ class Flow(Model):
         self.bijection, self.shape, self.levels = bijection, tuple(shape), levels
         self.base = StandardNormal(self.shape) if base is None else base
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), nats: (B, *S) -> (B,); for images x lies in [0, 1) and this is a density there."""
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x), nats: (B, *S) -> (B,); for images x lies in [0, 1) and this is a density there. Labels play no
+        part, here and below, unless a subclass says so."""
         self.check(x)
         z, log_det = self.bijection(x)
         return self.base.log_prob(z) + log_det
@@ -78,15 +79,15 @@ class Flow(Model):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−E log p(x): (B, *S) -> (), nats, at least the entropy of the data, by KL(data ‖ model) (realnvp-floor).
 
-        Images are integers, and are dequantised. Labels play no part.
+        Images are integers, and are dequantised.
         """
-        return -self.log_prob(x if self.levels is None else self.prepare(x)).mean()
+        return -self.log_prob(x if self.levels is None else self.prepare(x), y).mean()
 
     def prepare(self, k: Tensor) -> Tensor:
         """Integers (B, *S) to [0, 1), with fresh noise."""
         return dequantise(k, self.levels or 256, look=self.watch).to(self.dtype)
 
-    def bits_per_dim(self, k: Tensor) -> Tensor:
+    def bits_per_dim(self, k: Tensor, y: Tensor | None = None) -> Tensor:
         """An upper bound of the negative log-likelihood of integers (B, *S), in bits per coordinate, (B,).
 
         `bits_per_dim(−log p(x), D, offset=log₂ levels)` with x = (k + u)/levels, one draw of u: log p holds every
@@ -97,12 +98,12 @@ class Flow(Model):
         """
         if self.levels is None:
             raise ValueError("bits/dim is defined for integers: build the flow with levels=256")
-        nats = -self.log_prob(self.prepare(k))
+        nats = -self.log_prob(self.prepare(k), y)
         return bits_per_dim(nats, math.prod(self.shape), offset=math.log2(self.levels))
 
     @sampling
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """n samples x = f⁻¹(z), (n, *S), real numbers (images: near [0, 1)). Labels play no part."""
+        """n samples x = f⁻¹(z), (n, *S), real numbers (images: near [0, 1))."""
         check_count("n", n)
         return self.bijection.inverse(self.base.sample(n))
 

@@ -84,11 +84,15 @@ class VariancePreservingPath(GaussianPath, ABC):
 
 
 class VPPath(VariancePreservingPath):
-    """Score SDE's VP: β(t) = β_min + t(β_max − β_min). arXiv:2011.13456, Eq. 32."""
+    """Score SDE's VP: β(t) = β_min + t(β_max − β_min). arXiv:2011.13456, Eq. 32.
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    Args:
+        t_min: where time starts. The paper trains and measures likelihoods from 1e-5, and samples down to 1e-3.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3):
         super().__init__()
-        self.beta_min, self.beta_max = beta_min, beta_max
+        self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
 
     def integrated_beta(self, t: Tensor) -> Tensor:
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
@@ -121,11 +125,11 @@ class CosinePath(VariancePreservingPath):
 
 
 class SubVPPath(GaussianPath):
-    """Score SDE's sub-VP: α as VP, σ = 1 − e^{−B}. arXiv:2011.13456, Eq. 29."""
+    """Score SDE's sub-VP: α as VP, σ = 1 − e^{−B}. arXiv:2011.13456, Eq. 29. `t_min` as for `VPPath`."""
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3):
         super().__init__()
-        self.vp = VPPath(beta_min, beta_max)
+        self.vp, self.t_min = VPPath(beta_min, beta_max, t_min), t_min
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.vp.alpha(t)
