@@ -25,7 +25,7 @@ export GOMP_SPINCOUNT ?= 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup peers course lab test test-answers seeds test-unit test-chapters check format sync book test-site bench race doctor clean
+.PHONY: help setup peers course lab test test-answers seeds mutants test-unit test-chapters check format sync book test-site pdf slides bench race doctor clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -105,8 +105,17 @@ test-answers: $(READY)  ## every kept answer to an exercise, right and wrong, a 
 seeds: $(READY)  ## every chapter under sixteen other seeds (hours of two cores; SEEDFLAGS="--shifts 1-4 FILE")
 	@$(BIN)/python -m tools.seeds $(SEEDFLAGS)
 
+mutants: $(READY)  ## break core and the chapters' papers in 100 places; each must be noticed (MUTANTFLAGS="--count 20")
+	@$(BIN)/python -m tools.mutants $(MUTANTFLAGS)
+
 test-site: $(SITE)  ## look at the built website in Chromium, with the network cut off
 	@GMBOOK_REQUIRE_SITE=1 $(BIN)/python -m pytest tests/site -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)
+
+pdf: $(SITE)  ## the built website as PDF: the book, and each chapter (book/_build/editions; Chromium prints)
+	@$(BIN)/python -m book.editions pdf
+
+slides: $(SITE)  ## slides of the chapters, from their own figures and displays (CHAPTERS="06 12" for some)
+	@$(BIN)/python -m book.editions slides $(CHAPTERS)
 
 bench: $(PEERS)  ## time the library, beside other libraries where there are any
 	@$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds $(PYTESTFLAGS)

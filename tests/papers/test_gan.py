@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 import scipy.stats
 import torch
 from specimen import Returns, Specimen, same_after_copies
@@ -11,10 +12,11 @@ from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import last, rk4
+from gmbook.networks.conv import Decoder, Encoder
 from gmbook.networks.mlp import MLP
 from gmbook.papers import gan
-from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1, wasserstein
-from gmbook.papers.theory.gan import dirac_gan, dirac_steps, optimal_logit
+from gmbook.papers.gan import GAN, gradient_penalty, hinge, minimax, non_saturating, r1, spectral, wasserstein
+from gmbook.papers.theory.gan import DIVERGENCES, dirac_gan, dirac_steps, optimal_logit, r1_slope
 
 SPECIMEN = Specimen(lambda: GAN(MLP(3, 2, 16), MLP(2, 1, 16), (2,), 3))
 
@@ -110,11 +112,48 @@ def test_dirac_gan_eigenvalues(game, gamma):
     assert abs(np.sort_complex(got) - np.sort_complex(expected)).max() < 1e-7
 
 
+def radii(game, gamma, times, start=0.5, fine=0.05):
+    """r at the given times along the flow, by RK4."""
+    state, found, now = torch.tensor([[start, 0.0]], dtype=torch.float64), [], 0.0
+    for time in times:
+        ts = torch.linspace(now, time, max(2, round((time - now) / fine)), dtype=torch.float64)
+        state, now = last(rk4(lambda s, t: dirac_gan(game, gamma)(s).detach(), state, ts)), time
+        found.append(state.norm().item())
+    return found
+
+
 @pytest.mark.equation("gan-dirac")
-def test_dirac_gan_circles_and_r1_converges():
-    start, ts = torch.tensor([[0.5, 0.0]], dtype=torch.float64), torch.linspace(0, 60, 601, dtype=torch.float64)
-    radius = {g: last(rk4(lambda s, t, g=g: dirac_gan(gamma=g)(s).detach(), start, ts)).norm() for g in (0.0, 1.0)}
-    assert radius[0.0] > 0.2 and radius[1.0] < 1e-6
+def test_r1_makes_the_dirac_gan_converge_exponentially():
+    assert radii(non_saturating, 1.0, [60.0])[0] < 1e-6
+
+
+@pytest.mark.equation("gan-dirac-radius")
+def test_the_saturating_dirac_gan_keeps_its_radius_and_the_other_comes_in_slowly():
+    """dr²/dτ = −2θψ tanh(θψ/2) by autograd; over long times r = (1/r_0² + τ/8)^{−½} within 3 %."""
+    torch.manual_seed(0)
+    state = torch.randn(20, 2, dtype=torch.float64)
+    theta, psi = state.unbind(1)
+    for game, rate in ((minimax, 0 * theta), (non_saturating, -2 * theta * psi * torch.tanh(theta * psi / 2))):
+        assert ((2 * state * dirac_gan(game)(state)).sum(1) - rate).abs().max() < 1e-12
+    assert radii(minimax, 0.0, [60.0])[0] == pytest.approx(0.5, abs=1e-6)
+    for time, radius in zip((60.0, 240.0), radii(non_saturating, 0.0, (60.0, 240.0))):
+        assert radius == pytest.approx((1 / 0.25 + time / 8) ** -0.5, rel=0.03)
+
+
+@pytest.mark.equation("gan-dirac-radius")
+def test_simultaneous_steps_end_on_a_loop_of_known_radius():
+    """Steps of h gain h²r²/4, the losses' curvature takes h r⁴/8: they balance at r = √(2h), here .632."""
+    start = torch.tensor([[0.3, 0.0], [1.2, 0.0]], dtype=torch.float64)
+    ends = torch.stack(list(dirac_steps(dirac_gan(), start, 0.2, 3000)))[-200:].norm(dim=2).mean(0)
+    assert (ends / math.sqrt(0.4) - 1).abs().max() < 0.05
+
+
+def test_in_alternating_steps_the_discriminator_moves_first():
+    """One step from (θ, ψ) = (1, 0) by hand: ψ moves against θ, and θ feels the ψ that moved."""
+    state, h = torch.tensor([[1.0, 0.0]], dtype=torch.float64), 0.2
+    _, after = dirac_steps(dirac_gan(), state, h, 1, alternating=True)
+    psi = -h / 2  # −θ sigmoid(0)
+    assert after[0].tolist() == pytest.approx([1 + h * psi / (1 + math.exp(psi)), psi], abs=1e-12)
 
 
 @pytest.mark.equation("gan-dirac-steps")
@@ -165,6 +204,251 @@ def test_wasserstein_of_a_shift():
     game = gan.wasserstein
     dual = -(game.real(torch.from_numpy(data)).mean() + game.fake(torch.from_numpy(generated)).mean())
     assert abs(np.abs(data - generated).mean() - 2.3) < 1e-9 and abs(dual - 2.3) < 1e-9
+
+
+@pytest.mark.equation("gan-wasserstein")
+def test_no_lipschitz_critic_beats_the_optimal_transport():
+    """Over 1-Lipschitz critics the game's value is at most W_1, here by scipy; the best one reaches it."""
+    x, p, q = torch.tensor([[0.0, 1.0, 3.0], [0.5, 0.2, 0.3], [0.1, 0.8, 0.1]]).double()
+    w1 = scipy.stats.wasserstein_distance(x, x, p, q)
+
+    def value(f):
+        return -((p * wasserstein.real(f)).sum() + (q * wasserstein.fake(f)).sum())
+
+    slopes = torch.cartesian_prod(*[torch.linspace(-1, 1, 21).double()] * 2)  # of f between neighbours
+    values = torch.stack([value(torch.cat([x.new_zeros(1), (s * x.diff()).cumsum(0)])) for s in slopes])
+    assert values.max().item() == pytest.approx(w1, abs=1e-6) and wasserstein.generator(x).tolist() == (-x).tolist()
+
+
+@pytest.mark.equation("gan-f-bound")
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_variational_bound_of_each_divergence(name):
+    """E_p T − E_q f*(T) ≤ D_f for any logits, equality at the log ratio; f* by scipy's search; f' by autograd."""
+    torch.manual_seed(0)
+    divergence = DIVERGENCES[name]
+    p, q = torch.distributions.Dirichlet(torch.ones(6, dtype=torch.float64)).sample((2,))
+    game, exact = divergence.game(), divergence.between(p, q)
+
+    def value(logit):
+        return -(p * game.real(logit) + q * game.fake(logit)).sum()
+
+    best = optimal_logit(p.log(), q.log())
+    assert abs(value(best) - exact) < 1e-12 and divergence.f(torch.ones(1).double()).abs() < 1e-12
+    for _ in range(50):
+        assert value(best + torch.randn(6, dtype=torch.float64)) <= exact + 1e-12
+    u = torch.tensor([0.3, 0.7, 1.6, 4.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(divergence.f(u).sum(), u)
+    torch.testing.assert_close(slope, divergence.slope(u).detach(), rtol=1e-10, atol=1e-10)
+    for ratio, t in zip(u.tolist(), slope):
+        line = torch.exp(torch.linspace(-8, 8, 400_001, dtype=torch.float64))
+        conjugate = (t * line - divergence.f(line)).max()  # sup_u (tu − f(u))
+        assert abs(conjugate - game.fake(torch.tensor(math.log(ratio)).double())) < 1e-6
+
+
+@pytest.mark.equation("gan-f-bound")
+def test_known_divergences():
+    """Against sums that are written out, or scipy's Jensen–Shannon distance."""
+    torch.manual_seed(1)
+    p, q = torch.distributions.Dirichlet(torch.ones(6, dtype=torch.float64)).sample((2,))
+    m = (p + q) / 2
+    known = {
+        "KL(d‖g)": (p * (p / q).log()).sum(),
+        "KL(g‖d)": (q * (q / p).log()).sum(),
+        "2 JSD": torch.tensor(2 * scipy.spatial.distance.jensenshannon(p, q) ** 2),
+        "χ²": ((p - q) ** 2 / q).sum(),
+        "Hellinger²": (p.sqrt() - q.sqrt()).square().sum(),
+        "TV": (p - q).abs().sum() / 2,
+        "2 KL(m‖d)": 2 * (m * (m / p).log()).sum(),
+    }
+    assert known.keys() == DIVERGENCES.keys()
+    for name, value in known.items():
+        assert abs(DIVERGENCES[name].between(p, q) - value) < 1e-12, name
+
+
+@pytest.mark.equation("gan-f-range")
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_most_that_a_divergence_can_be(name):
+    """Random laws stay below f(0) + lim f(u)/u; laws that hardly touch come near it, or grow without end."""
+    torch.manual_seed(2)
+    divergence = DIVERGENCES[name]
+    pairs = torch.distributions.Dirichlet(0.2 * torch.ones(2, 100, 6, dtype=torch.float64)).sample() + 1e-9
+    p, q = pairs / pairs.sum(-1, keepdim=True)
+    values = torch.stack([divergence.between(a, b) for a, b in zip(p, q)])
+    assert (values >= 0).all() and (values <= divergence.most).all()
+    far = [divergence.between(*torch.tensor([[1 - e, e], [e, 1 - e]]).double()).item() for e in (1e-6, 1e-12)]
+    if math.isfinite(divergence.most):
+        assert far[1] == pytest.approx(divergence.most, abs=1e-4)
+    else:
+        assert far[1] > far[0] + 5 and far[0] > 5
+
+
+@pytest.mark.equation("gan-kl-jsd")
+def test_reverse_kl_less_twice_the_jsd_is_a_divergence_from_the_mixture():
+    """KL(g‖d) − 2 JSD = 2 KL((p_d + p_g)/2 ‖ p_d), by quadrature over three pairs of Gaussians."""
+    x = torch.linspace(-20, 20, 20_001, dtype=torch.float64)
+
+    def normal(m, s):
+        return torch.distributions.Normal(torch.tensor(m).double(), s).log_prob(x)
+
+    def kl(a, b):
+        return (a.exp() * (a - b)).sum() * (x[1] - x[0])
+
+    for g, d in (((0.8, 1.0), (0.0, 1.5)), ((-1.0, 0.5), (1.0, 0.7)), ((0.0, 1.2), (0.0, 0.9))):
+        log_g, log_d = normal(*g), normal(*d)
+        log_m = torch.logaddexp(log_g, log_d) - math.log(2)
+        assert abs(kl(log_g, log_d) - kl(log_g, log_m) - kl(log_d, log_m) - 2 * kl(log_m, log_d)) < 1e-12
+
+
+def test_a_restricted_generator_ends_elsewhere_in_each_game():
+    """N(θ, 1) for data .7 N(−1, ¼) + .3 N(1.2, ¼): the least 2 JSD is at θ = −.39, the least 2 KL(m‖d) at −.315."""
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    two = GaussianMixture(
+        torch.tensor([0.7, 0.3]).double(), torch.tensor([[-1.0], [1.2]]).double(), torch.full((2,), 0.25).double()
+    )
+    p_d = two.log_prob(x[:, None]).exp() * (x[1] - x[0])
+    thetas = torch.linspace(-1, 0.5, 301, dtype=torch.float64)
+    best = {}
+    for name in ("2 JSD", "2 KL(m‖d)"):
+        tables = [torch.distributions.Normal(t, 1.0).log_prob(x).exp() * (x[1] - x[0]) for t in thetas]
+        values = torch.stack([(DIVERGENCES[name].between(p_d.clamp(min=1e-290), p_g)) for p_g in tables])
+        best[name] = thetas[values.argmin()].item()
+    assert best["2 JSD"] == pytest.approx(-0.39, abs=0.01) and best["2 KL(m‖d)"] == pytest.approx(-0.315, abs=0.01)
+
+
+@pytest.mark.equation("gan-r1")
+def test_r1_looks_at_the_data_alone():
+    """ℓ(x) = Σ x³/3 has ∇ℓ = x²: (γ/2) mean ‖x²‖² over the data, whatever was generated."""
+
+    def critic(x):
+        return (x**3 / 3).sum(1)
+
+    real, fake = torch.randn(2, 50, 2, dtype=torch.float64)
+    want = 1.5 * (real**4).sum(1).mean()
+    assert abs(r1(3.0)(critic, real, fake) - want) < 1e-12 and abs(r1(3.0)(critic, real, 9 * fake) - want) < 1e-12
+
+
+@pytest.mark.equation("gan-r1-slope")
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_best_critic_on_a_line_under_r1(gamma):
+    """The game's value is quadratic in the critic's values on a grid: solve for their maximum, take differences."""
+    edges = torch.linspace(-4, 7, 1101, dtype=torch.float64)
+    step, middle = 0.01, (edges[1:] + edges[:-1]) / 2
+    data, made = torch.distributions.Normal(2.0, 0.8), torch.distributions.Normal(0.5, 1.0)
+    difference = (torch.diag(torch.ones(1100), 1)[:-1] - torch.eye(1101)[:-1]).double() / step  # ℓ' between neighbours
+    pull = (data.log_prob(edges).exp() - made.log_prob(edges).exp()) * step  # of E_data ℓ − E_generated ℓ
+    curvature = difference.T @ (gamma * step * data.log_prob(middle).exp()[:, None] * difference)
+    values = torch.linalg.solve(curvature[1:, 1:], pull[1:])  # ℓ is 0 at the first point
+    got = torch.cat([values.new_zeros(1), values]).diff() / step
+    want = r1_slope(data.cdf(middle), made.cdf(middle), data.log_prob(middle).exp(), gamma)
+    seen = (middle > 0) & (middle < 4)
+    assert ((got - want)[seen].abs() < 2e-3 * want[seen]).all() and want[seen].max() > 20 * want[seen].min()
+
+
+@pytest.mark.equation("gan-gradient-penalty")
+def test_the_gradient_penalty_looks_along_the_whole_segment():
+    """ℓ(x) = x²/2 between data at 0 and samples at 2 has slopes uniform on [0, 2]: E(s − 1)² = 1/3, var 4/45."""
+    torch.manual_seed(0)
+    real, fake = torch.zeros(40_000, 1).double(), torch.full((40_000, 1), 2.0).double()
+    got = gradient_penalty(1.0)(lambda x: x[:, 0] ** 2 / 2, real, fake)
+    assert abs(got - 1 / 3) < 5 * math.sqrt(4 / 45 / 40_000)
+
+
+@pytest.mark.equation("gan-spectral")
+def test_a_spectrally_normalised_network_is_lipschitz():
+    """Every matrix has the largest singular value 1 by numpy, and random pairs of points obey the product bound."""
+    torch.manual_seed(0)
+    critic = spectral(mlp(3, 32, 32, 1)).train()
+    for _ in range(60):  # the power iteration settles
+        critic(torch.randn(2, 3))
+    critic.eval()
+    for layer in critic[::2]:
+        assert np.linalg.svd(layer.weight.detach().numpy())[1][0] == pytest.approx(1, abs=1e-3)
+    a, b = 4 * torch.randn(2, 2000, 3)
+    slopes = (critic(a) - critic(b)).abs()[:, 0] / (a - b).norm(dim=1)
+    assert slopes.max() <= 1.003 and slopes.max() > 0.05
+
+
+def test_the_losses_are_the_games_terms_and_the_penalty():
+    """L_D and L_G of known logits, with a penalty of 7, and a game whose three terms cannot be confused."""
+    game = gan.Game(lambda s: s + 1, lambda s: 10 * s, lambda s: 100 * s)
+    model = GAN(nn.Linear(2, 2), nn.Linear(2, 1), (2,), 2, game, lambda critic, real, fake: torch.tensor(7.0))
+    with torch.no_grad():
+        for layer in (model.generator, model.discriminator):
+            layer.weight.zero_()
+        model.generator.bias.fill_(2.0), model.discriminator.bias.fill_(0.5)
+    x = torch.randn(4, 2)
+    assert model.discriminator_loss(x).item() == pytest.approx(1.5 + 5 + 7)
+    assert model.generator_loss(x).item() == pytest.approx(50)
+
+
+def test_the_latent_is_standard_normal():
+    torch.manual_seed(0)
+    z = GAN(nn.Identity(), nn.Linear(2, 1), (2,), 2).sample(20_000)
+    assert scipy.stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+class Pairs(nn.Module):
+    """A table (V, K) of logits ℓ(x, y) for x one of V atoms."""
+
+    def __init__(self, atoms, classes):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(atoms, classes, dtype=torch.float64))
+
+    def forward(self, x, y):
+        return self.table[x[:, 0].long(), y]
+
+
+class Drawn(nn.Module):
+    """A generator over atoms with a known law p_g(x | y), by inversion of the Gaussian z."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.register_buffer("law", law)
+
+    def forward(self, z, y):
+        u = torch.special.ndtr(z)
+        return (u > self.law.T[y].cumsum(1)[:, :-1]).sum(1, keepdim=True).to(z.dtype)
+
+
+@pytest.mark.equation("gan-conditional")
+def test_the_best_conditional_discriminator_is_the_ratio_of_the_pairs():
+    """A table trained by Newton-like ascent on exact batches: ℓ*(x, y) = log p_d(x|y) − log p_g(x|y), labels shared."""
+    torch.manual_seed(0)
+    p_d, p_g = (torch.distributions.Dirichlet(torch.ones(3).double()).sample((2,)).T for _ in range(2))  # (V, K)
+    model = GAN(Drawn(p_g), Pairs(3, 2), (1,), 1, classes=2).double()
+    y = torch.arange(2).repeat_interleave(100_000)
+    counts = [torch.multinomial(p_d[:, k], 100_000, replacement=True) for k in range(2)]
+    x = torch.cat(counts)[:, None].double()
+    optimiser = torch.optim.LBFGS(model.discriminator.parameters(), max_iter=60)
+    state = torch.random.get_rng_state()
+
+    def closure():
+        torch.random.set_rng_state(state)  # the same samples at each look
+        optimiser.zero_grad()
+        loss = model.discriminator_loss(x, y)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    # six standard errors of a log ratio of two counts
+    bar = 6 * ((1 / p_d + 1 / p_g) / 100_000).sqrt()
+    assert ((model.discriminator.table - (p_d / p_g).log()).abs() < bar).all()
+
+
+@pytest.mark.parametrize("penalty", [None, r1(1.0), gradient_penalty(1.0)], ids=["none", "R1", "GP"])
+def test_a_conditional_gan_tells_both_players_the_label(penalty):
+    shape = (1, 8, 8)
+    model = GAN(Decoder(4, shape, 4, classes=3), Encoder(shape, 1, 4, classes=3), shape, 4, penalty=penalty, classes=3)
+    x, y = torch.rand(6, *shape), torch.tensor([0, 1, 2, 0, 1, 2])
+    for loss in (model.discriminator_loss, model.generator_loss):
+        values = [(torch.manual_seed(0), loss(x, labels))[1] for labels in (y, y.flip(0))]
+        assert values[0] != values[1]
+        with pytest.raises(ValueError, match="needs? the batch's labels|labels"):
+            loss(x)
+    one, other = ((torch.manual_seed(1), model.sample(6, labels))[1] for labels in (y, (y + 1) % 3))
+    assert (one != other).flatten(1).any(1).all() and model.sample(4).shape == (4, *shape)
+    with pytest.raises(ValueError, match="0..2"):
+        model.sample(1, torch.tensor([3]))
 
 
 @pytest.mark.equation("gan-r1")

@@ -3,11 +3,14 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from specimen import Returns, Specimen
 from torch import nn
 
+from gmbook.core.flows.couplings import AdditiveCoupling, AffineCoupling
 from gmbook.core.flows.linear import FlowBatchNorm
+from gmbook.core.flows.multiscale import Squeeze
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.networks.mlp import MLP
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
@@ -108,6 +111,57 @@ def test_bits_per_dim_of_an_image_flow_by_hand():
     slope = (0.9 / 256 / (p * (1 - p))).log().flatten(1).sum(1)  # dy/dk
     log_mass = -(z.square() + math.log(2 * math.pi)).flatten(1).sum(1) / 2 + log_det + slope
     torch.testing.assert_close(bits, -log_mass / (16 * math.log(2)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1e-3])
+def test_on_images_uses_the_given_alpha(alpha):
+    flow = RealNVP.on_images((1, 4, 4), make_conv, scales=1, alpha=alpha).eval()
+    x = torch.rand(3, 1, 4, 4, dtype=torch.float64).float()
+    p = alpha + (1 - 2 * alpha) * x
+    want, inner = flow.bijection.layers[1](p.log() - (1 - p).log())
+    got, log_det = flow.bijection(x)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    slope = ((1 - 2 * alpha) / (p * (1 - p))).log().flatten(1).sum(1)
+    torch.testing.assert_close(log_det, inner + slope, rtol=1e-4, atol=1e-3)
+
+
+def test_what_stayed_moves_next():
+    """In every stack of an image flow, and of a vector flow, neighbouring couplings have complementary masks."""
+    flows = (RealNVP.on_images((1, 8, 8), make_conv, scales=2), RealNVP.on_vectors(4, make_mlp), NICE(4, make_mlp))
+    turns = 0
+    for flow in flows:
+        masks = [m.mask for m in flow.modules() if isinstance(m, (AffineCoupling, AdditiveCoupling))]
+        for a, b in zip(masks, masks[1:]):
+            if a.shape == b.shape:
+                assert torch.equal(a + b, torch.ones_like(a))
+                turns += 1
+    assert turns == 2 + 2 + 3 + 7 + 3  # checkerboard, channels, last scale; eight layers; four
+
+
+def test_defaults():
+    """Images get batch normalisation, vectors do not; NICE has a logistic base."""
+    norms = lambda flow: sum(isinstance(m, FlowBatchNorm) for m in flow.modules())  # noqa: E731
+    assert (
+        norms(RealNVP.on_images((1, 8, 8), make_conv, scales=2)) == 10 and norms(RealNVP.on_vectors(4, make_mlp)) == 0
+    )
+    z = torch.linspace(-4, 4, 10).reshape(5, 2)
+    want = scipy.stats.logistic.logpdf(z.double().numpy()).sum(1)
+    torch.testing.assert_close(NICE(2, make_mlp).base.log_prob(z.double()), torch.from_numpy(want))
+
+
+def test_the_scale_stands_outside_of_the_tanh():
+    bound = ScaledTanh(2, 0)
+    with torch.no_grad():
+        bound.scale.copy_(torch.tensor([3.0, 0.5]))
+    got = bound(torch.tensor([[1.0, -2.0]]))
+    assert got[0].tolist() == pytest.approx([3 * math.tanh(1), 0.5 * math.tanh(-2)], abs=1e-6)
+
+
+def test_in_colour_the_deeper_scale_keeps_red_and_half_of_green():
+    """After squeezing (3, H, W) the first six of twelve channels go on: red's four pixels, green's first two."""
+    where = torch.tensor([0.0, 10.0, 20.0])[:, None, None] + torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(2, 2)
+    kept, done = Squeeze()(where[None])[0][0, :, 0, 0].chunk(2)
+    assert kept.tolist() == [0, 1, 2, 3, 10, 11] and done.tolist() == [12, 13, 20, 21, 22, 23]
 
 
 def test_an_unbounded_scale_overflows_and_the_bounded_does_not():

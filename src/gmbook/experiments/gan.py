@@ -38,13 +38,24 @@ COLOURS = (
     "deconvolutional G"
 )
 LATENT = 64
-BETAS = (0.5, 0.99)  # less momentum: players that turn about each other overshoot with it
+BETAS = (0.5, 0.99)  # DCGAN's 0.5 (arXiv:1511.06434): players that turn about each other overshoot with more momentum
 
 
 def model(shape: tuple[int, int, int], width: int, gamma: float = 1.0) -> GAN:
     """A decoder with a tanh against an encoder with one output. Group normalisation only, which mixes no samples."""
     generator = nn.Sequential(Decoder(LATENT, shape, width), nn.Tanh())
     return GAN(generator, Encoder(shape, 1, width), shape, LATENT, penalty=r1(gamma))
+
+
+class Telling(nn.Module):
+    """tanh(net(z, y)): a decoder told a label, with pixels in [−1, 1]."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return torch.tanh(self.net(z, y))
 
 
 def batches(images: data.ImageSet, seed: int, size: int, flip: bool = False) -> Batches:
@@ -71,10 +82,12 @@ def evaluate_cifar10(model: Any, n: int) -> list[Metric]:
     return measure_colours(sample(model, torch.zeros(n)), where=device())
 
 
-def live(images: data.ImageSet) -> GAN:
-    """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    channels, height, width = images.shape
-    return model((channels, height, width), 8)
+def live(images: data.ImageSet, width: int = 16, gamma: float = 1.0) -> GAN:
+    """A conditional model for some seconds of live training, for 8×8 digits: both players are told the label."""
+    channels, height, side = images.shape
+    shape = (channels, height, side)
+    generator = Telling(Decoder(LATENT, shape, width, classes=10))
+    return GAN(generator, Encoder(shape, 1, width, classes=10), shape, LATENT, penalty=r1(gamma), classes=10)
 
 
 def _digits(budget: str, steps: int) -> Experiment:

@@ -45,7 +45,9 @@ class NICE(Flow):
 
 
 class ScaledTanh(nn.Module):
-    """s = c ⊙ tanh(h), with a learned scale c per channel. arXiv:1605.08803, Section 4.1.
+    """s = c ⊙ tanh(h), with a learned scale c per channel (a single number in the authors' code).
+
+    arXiv:1605.08803, Section 4.1.
 
     Without a bound on s one large output overflows e^s, and the inverse with it.
     """
@@ -84,6 +86,7 @@ def multiscale(
     One scale: `per_mask` checkerboard couplings, squeeze to (4C, H/2, W/2), `per_mask` channel couplings; then half
     of the channels are finished and the other half, (2C, H/2, W/2), goes to the next scale. The last scale is `last`
     checkerboard couplings and finishes everything. The squeezes are undone at the end: z has the shape of x.
+    Channels are finished in the order of `Squeeze`, colour by colour; the authors' code orders them by place.
 
     Args:
         shape: (C, H, W), with H and W divisible by 2^(scales − 1).

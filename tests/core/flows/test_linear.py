@@ -74,6 +74,15 @@ def test_batch_norm_normalises_and_its_averages_converge():
     torch.testing.assert_close(layer.eval()(x)[0], z)  # averages of one batch repeated: training = evaluation
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.3])
+def test_a_new_batch_has_the_weight_of_the_momentum(momentum):
+    layer, x = FlowBatchNorm(2, momentum=momentum), torch.randn(64, 2) * 3 + 1
+    assert FlowBatchNorm(2).momentum == 0.1
+    layer(x)
+    torch.testing.assert_close(layer.mean, momentum * x.mean(0))
+    torch.testing.assert_close(layer.variance, 1 - momentum + momentum * x.var(0, correction=0))
+
+
 def test_permute_refuses_what_is_no_permutation():
     with pytest.raises(ValueError, match="permutation of 0..2"):
         Permute(torch.tensor([0, 0, 2]))

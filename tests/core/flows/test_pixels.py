@@ -4,6 +4,7 @@ import math
 
 import pytest
 import scipy.integrate
+import scipy.stats
 import torch
 from flow_tools import jacobian
 from torch import nn
@@ -36,6 +37,22 @@ def test_bits_per_dim_of_the_logistic_base():
     assert math.isclose(bits[0].item(), 8.152003, abs_tol=1e-6)
     with pytest.raises(ValueError, match="levels=256"):
         Flow(Logit(0.05), shape).bits_per_dim(torch.randint(256, (1, *shape)))
+
+
+@pytest.mark.equation("realnvp-logistic-bits")
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_bits_of_a_grey_level_under_a_normal_base(level):
+    """By scipy's quadrature over the cell: unlike the logistic base it feels the noise, the division and the level."""
+    flow = Flow(Logit(0.05), (1,), levels=256).double()
+    torch.manual_seed(0)
+    bits = flow.bits_per_dim(torch.full((20_000, 1), level))
+
+    def cost(u):
+        p = 0.05 + 0.9 * (level + u) / 256
+        return -(scipy.stats.norm.logpdf(math.log(p / (1 - p))) + math.log(0.9 / 256 / (p * (1 - p)))) / math.log(2)
+
+    want = scipy.integrate.quad(cost, 0, 1)[0]
+    assert abs(bits.mean().item() - want) < 5 * bits.std().item() / math.sqrt(20_000) + 1e-6
 
 
 def test_bits_of_nice_on_cifar():

@@ -21,7 +21,8 @@ class Logit(Bijection):
     base nothing depends on x: log₂ levels − log₂(1 − 2α) bits/dim for every image (realnvp-logistic-bits).
 
     Args:
-        alpha: α in (0, ½), 0.05 in RealNVP. Bits/dim of MNIST mean nothing unless α is stated.
+        alpha: α in (0, ½), 0.05 in RealNVP. State it: each α gives a valid code length, but models measured at
+            different α cannot be compared.
 
     Raises:
         ValueError: alpha lies outside (0, ½); or, when called, x lies where α + (1 − 2α)x leaves [0, 1]. (Between

@@ -1,0 +1,79 @@
+"""The tool that breaks the library: it changes mathematics and nothing else, and tells a kill from a survival."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tools import mutants
+
+SOURCE = '''"""A module with 3 numbers in its text."""
+LIMIT = 2
+
+
+class Law:
+    def __repr__(self) -> str:
+        return str(1 + 1)
+
+    def log_prob(self, x: "Tensor[4]", on=True):
+        if not x < LIMIT:
+            raise ValueError(f"at most {LIMIT + 5}, got " + str(7))
+        return -x.square().sum(1) / 2.0
+'''
+
+
+def test_mathematics_is_changed_and_nothing_else():
+    found = [(m.before, m.after) for m in mutants.mutants(SOURCE, Path("x.py"))]
+    assert found == [
+        ("2", "3"),
+        ("not x < LIMIT", "not not x < LIMIT"),
+        ("x < LIMIT", "x <= LIMIT"),
+        ("-x.square().sum(1) / 2.0", "-x.square().sum(1) * 2.0"),
+        ("-x.square().sum(1)", "+x.square().sum(1)"),
+        ("x.square().sum", "x.square().mean"),
+        ("x.square", "x.sqrt"),
+        ("1", "2"),
+        ("2.0", "4.0"),
+    ]
+
+
+def test_each_mutant_is_one_change_of_the_text():
+    plain = mutants.ast.unparse(mutants.ast.parse(SOURCE)).splitlines()
+    for mutant in mutants.mutants(SOURCE, Path("x.py")):
+        text = mutants.mutated(SOURCE, mutant).splitlines()
+        assert sum(a != b for a, b in zip(plain, text, strict=True)) == 1, mutant
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A clone in little: a function with two numbers, of which the tests see one."""
+    files = {
+        "src/gmbook/__init__.py": "",
+        "src/gmbook/core/__init__.py": "",
+        "src/gmbook/core/sums.py": "def seen():\n    return 1\n\n\ndef unseen():\n    return 5\n",
+        "tests/core/test_sums.py": "from gmbook.core.sums import seen\n\ndef test_seen():\n    assert seen() == 1\n",
+        "tests/papers/test_nothing.py": "def test_nothing():\n    pass\n",
+        "tests/facts/test_nothing_else.py": "def test_nothing():\n    pass\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "chapters").mkdir()
+    return tmp_path
+
+
+def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
+    home = Path(shutil.copytree(root / "src", tmp_path / "copy"))
+    file = Path("core/sums.py")
+    before = (home / "gmbook" / file).read_text()
+    seen, unseen = mutants.mutants(before, file)
+    assert mutants.killed(seen, home, root) == "test_sums.py"
+    assert mutants.killed(unseen, home, root) == ""
+    assert (home / "gmbook" / file).read_text() == before
+    assert unseen.name == "core/sums.py: 5 -> 6"
+
+
+def test_what_is_mutated_is_core_and_the_written_chapters_papers():
+    files = mutants.modules()
+    assert {Path("core/solvers.py"), Path("papers/ddpm.py"), Path("papers/theory/gan.py")} <= set(files)
+    assert all(reason for reason in mutants.tomllib.loads(mutants.EQUIVALENT.read_text())["equivalent"].values())

@@ -1,0 +1,254 @@
+"""Break the library on purpose: a mutant that no test notices is a test that is missing.
+
+    python -m tools.mutants                              100 mutants of core/ and of the written chapters' papers
+    python -m tools.mutants --count 20 --seed 3 core/solvers.py papers/ddpm.py
+
+A mutant changes one place of the mathematics: a number, an operator, a comparison, a sign, a function (√ for the
+square, sum for mean). Places are drawn at random, each as often as any other; messages, annotations, assertions and
+what only prints are left alone. It is killed by the first of three stages that fails: the tests of its own file, the
+tests of core and papers, the chapters that use the module. A survivor is printed, and the exit code is 1. What
+changes nothing that can be observed is listed with its reason in mutants.toml, and does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from gmbook import registry
+from tools.chapters import ROOT, texts
+
+PACKAGE = Path("src") / "gmbook"
+EQUIVALENT = Path(__file__).with_name("mutants.toml")
+SECONDS = 900  # of one stage: a mutant that never ends is killed too
+
+OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+PAIRS = ["sqrt square", "exp expm1", "log log1p", "sum mean", "cos sin", "min max", "amin amax", "randn rand"]
+PAIRS += ["randn_like rand_like", "zeros_like ones_like", "zeros ones", "cumsum cumprod", "all any"]
+FUNCTIONS = {a: b for pair in PAIRS for a, b in (pair.split(), reversed(pair.split()))}
+FUNCTIONS |= {"softmax": "sigmoid", "pow": "mul", "cumprod": "cumsum"}
+SILENT = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)  # nothing below them is mathematics
+PRINTING = ("__repr__", "extra_repr", "__str__")
+
+
+class Mutant(NamedTuple):
+    """One change: the file below src/gmbook, the place's number in it, its line, and what it says before and after."""
+
+    file: Path
+    place: int
+    line: int
+    before: str
+    after: str
+
+    @property
+    def name(self) -> str:
+        """How mutants.toml calls it; lines move, so they are no part of it."""
+        return f"{self.file.as_posix()}: {self.before} -> {self.after}"
+
+
+# ----------------------------------------------------------------------------------------------------------- mutation
+
+
+def places(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that can be changed, in the order of the text."""
+    if isinstance(tree, SILENT) or (isinstance(tree, ast.FunctionDef) and tree.name in PRINTING):
+        return
+    if changes(tree):
+        yield tree
+    for field, value in ast.iter_fields(tree):
+        if field in ("annotation", "returns", "decorator_list", "type_params"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from places(child)
+
+
+def changes(node: ast.AST) -> bool:
+    """Whether `change` does something to the node."""
+    match node:
+        case ast.Constant(value=value):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.BinOp(op=op) | ast.BoolOp(op=op):
+            return type(op) in OPERATORS
+        case ast.Compare(ops=[op]):
+            return type(op) in OPERATORS
+        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+            return True
+        case ast.Attribute(attr=name):
+            return name in FUNCTIONS
+    return False
+
+
+def change(node: ast.AST) -> None:
+    """Change the node in place."""
+    match node:
+        case ast.Constant(value=int(value)):
+            node.value = value + 1
+        case ast.Constant(value=float(value)):
+            node.value = 2 * value if value else 1.0
+        case ast.BinOp(op=op) | ast.BoolOp(op=op):
+            node.op = OPERATORS[type(op)]()  # type: ignore[assignment]
+        case ast.Compare(ops=[op]):
+            node.ops = [OPERATORS[type(op)]()]  # type: ignore[list-item]
+        case ast.UnaryOp(op=ast.USub()):
+            node.op = ast.UAdd()
+        case ast.UnaryOp(operand=operand):
+            node.operand = ast.UnaryOp(ast.Not(), operand)
+        case ast.Attribute(attr=name):
+            node.attr = FUNCTIONS[name]
+
+
+def mutants(source: str, file: Path) -> list[Mutant]:
+    """Every mutant of a file's text."""
+    found = []
+    for index, node in enumerate(list(places(ast.parse(source)))):
+        before = ast.unparse(node)
+        change(node)
+        found.append(Mutant(file, index, node.lineno, before, ast.unparse(node)))  # type: ignore[attr-defined]
+    return found
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """The file's text with that one change."""
+    tree = ast.parse(source)
+    change(list(places(tree))[mutant.place])
+    return ast.unparse(tree)
+
+
+# -------------------------------------------------------------------------------------------------------------- tests
+
+
+def modules(root: Path = ROOT) -> list[Path]:
+    """What is mutated by default, below src/gmbook: core, and the papers of the written chapters with their theory."""
+    written = [key for key, entry in registry.read().entries.items() if entry.chapter and entry.text(root)]
+    home = root / PACKAGE
+    papers = [home / "papers" / part / f"{key}.py" for key in written for part in ("", "theory")]
+    return [path.relative_to(home) for path in [*sorted(home.glob("core/**/*.py")), *papers] if path.exists()]
+
+
+def stages(file: Path, root: Path = ROOT) -> list[list[str]]:
+    """The commands that may kill a mutant of this file, the quickest first."""
+    dotted = ".".join(("gmbook", *file.with_suffix("").parts))
+    own = root / "tests" / file.parent / f"test_{file.stem}.py"
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "pythonpath=tests .",
+    ]  # not src
+    found = [[*pytest, str(own)]] if own.exists() else []
+    found.append([*pytest, *(str(root / "tests" / room) for room in ("core", "papers", "facts"))])
+    users = [text for text in texts(root / "chapters") if f"{dotted.rpartition('.')[2]}" in text.read_text("utf-8")]
+    users = [text for text in users if text.stem != "exercises"]
+    return found + [[sys.executable, "-m", "tools.mutants", "--execute", str(text)] for text in users[:3]]
+
+
+def execute(text: Path) -> int:
+    """Run a chapter as its reader does, without recording anything; 1 if a cell raises."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    from tools.chapters import CELL_SECONDS, read_text
+
+    where = {"metadata": {"path": str(text.parent)}}
+    try:
+        NotebookClient(read_text(text), timeout=2 * CELL_SECONDS, kernel_name="python3", resources=where).execute()
+    except CellExecutionError:
+        return 1
+    return 0
+
+
+def killed(mutant: Mutant, home: Path, root: Path = ROOT) -> str:
+    """What kills the mutant, run in the copy `home` of src; empty if it survives."""
+    target = home / "gmbook" / mutant.file
+    source = target.read_text(encoding="utf-8")
+    target.write_text(mutated(source, mutant), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        for command in stages(mutant.file, root):
+            try:
+                done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                return f"{Path(command[-1]).name}, which does not end"
+            if done.returncode:
+                return Path(command[-1]).name
+        return ""
+    finally:
+        target.write_text(source, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="below src/gmbook; by default core and the chapters' papers"
+    )
+    parser.add_argument("--count", type=int, default=100, help="how many are drawn (100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
+    parser.add_argument("--execute", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.execute:
+        return execute(arguments.execute)
+    files = arguments.files or modules()
+    every = [m for f in files for m in mutants((ROOT / PACKAGE / f).read_text(encoding="utf-8"), f)]
+    known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
+    drawn = random.Random(arguments.seed).sample(every, min(arguments.count, len(every)))
+    survivors = [mutant for mutant in sweep(drawn, arguments.jobs) if mutant.name not in known]
+    print(f"{len(drawn)} of {len(every)} mutants, {len(survivors)} survive")
+    return int(bool(survivors))
+
+
+def sweep(drawn: list[Mutant], jobs: int) -> list[Mutant]:
+    """Try the mutants, some at a time, each in its own copy of src; prints a line for each, returns the survivors."""
+    with tempfile.TemporaryDirectory() as place:
+        homes: SimpleQueue[Path] = SimpleQueue()
+        for job in range(jobs):
+            homes.put(Path(shutil.copytree(ROOT / "src", Path(place) / str(job))))
+
+        def attempt(mutant: Mutant) -> bool:
+            home, start = homes.get(), time.perf_counter()
+            by = killed(mutant, home)
+            homes.put(home)
+            end = f"killed by {by}" if by else "SURVIVES"
+            print(f"{end}, {time.perf_counter() - start:.0f} s: {mutant.name} (line {mutant.line})", flush=True)
+            return not by
+
+        with ThreadPoolExecutor(jobs) as pool:
+            return [mutant for mutant, survives in zip(drawn, pool.map(attempt, drawn)) if survives]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
