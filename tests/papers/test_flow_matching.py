@@ -691,3 +691,10 @@ def test_the_marginal_law_solves_the_fokker_planck_equation_of_the_noisy_walk():
     (bend,) = torch.autograd.grad(slope.sum(), x)
     growth = ((by_hand(x, t + h)[0] - by_hand(x, t - h)[0]) / (2 * h))[:, None]
     torch.testing.assert_close(growth.detach(), (-flux - w**2 / 2 * bend).detach(), rtol=0, atol=1e-6)
+
+
+def test_labels_reach_the_network_of_a_noisy_walk():
+    seen, y = [], torch.tensor([1, 0, 2])
+    model = FlowMatching(lambda x, t, y: (seen.append(y), x)[1], (2,))
+    last(model.sde_trajectory(torch.zeros(3, 2), model.times(4), lambda t: t, y))
+    assert len(seen) == 4 and all(torch.equal(label, y) for label in seen)
