@@ -52,7 +52,10 @@ def moment(answer: Any) -> None:
     """
     for _ in range(4):
         signal, s = between(0.1, 0.95).item(), between(0.0, 0.1).item()
-        left = lambda t, s=s: math.cos((t + s) / (1 + s) * math.pi / 2) / math.cos(s / (1 + s) * math.pi / 2)
+
+        def left(t: float, s: float = s) -> float:
+            return math.cos((t + s) / (1 + s) * math.pi / 2) / math.cos(s / (1 + s) * math.pi / 2)
+
         low, high = 0.0, 1.0
         for _ in range(80):
             middle = (low + high) / 2
@@ -88,7 +91,7 @@ class TwoPoints(Given):
 def doubt(answer: Any) -> None:
     """doubt(denoise, x (B, D), kept) -> (B, D): Var(x_0 | x_i = x) of each coordinate, ᾱ_i = kept.
 
-    denoise(x (B, D)) -> (B, D) is E[x_0 | x_i = x], and can be differentiated. Looked at by enumerating two data points.
+    denoise(x (B, D)) -> (B, D) is E[x_0 | x_i = x], and can be differentiated. Looked at by enumerating two points.
     """
     for dims in (1, 3):
         a, p, kept = between(0.3, 1.5, dims), between(0.2, 0.8).item(), between(0.2, 0.9).item()
@@ -134,8 +137,8 @@ def output_for(answer: Any) -> None:
 def term(answer: Any) -> None:
     """term(eps, guess, r, beta, bar) -> (B,): L_{i−1} of the hybrid loss for i ≥ 2, nats, summed over D.
 
-    eps, guess, r (B, D); beta = β_i and bar = ᾱ_i are numbers. The mean gets no gradient. Looked at through torch's KL of
-    two normals, whose means come from x_0 and from the guess of it.
+    eps, guess, r (B, D); beta = β_i and bar = ᾱ_i are numbers. The mean gets no gradient. Looked at through torch's KL
+    of two normals, whose means come from x_0 and from the guess of it.
     """
     for _ in range(3):
         beta, before = between(0.05, 0.5).item(), between(0.2, 0.9).item()
@@ -144,17 +147,19 @@ def term(answer: Any) -> None:
         x0 = torch.randn(5, 3)
         x = bar**0.5 * x0 + (1 - bar) ** 0.5 * eps
         tilde = (1 - before) / (1 - bar) * beta
-        mean = lambda z, x=x, b=before, k=bar, q=beta: b**0.5 * q / (1 - k) * z + (1 - q) ** 0.5 * (1 - b) / (1 - k) * x
+        of_x0, of_x = before**0.5 * beta / (1 - bar), (1 - beta) ** 0.5 * (1 - before) / (1 - bar)
         said = (x - (1 - bar) ** 0.5 * guess.detach()) / bar**0.5
         log_variance = (r + 1) / 2 * math.log(beta) + (1 - r) / 2 * math.log(tilde)
         normal = torch.distributions.Normal
         want = torch.distributions.kl_divergence(
-            normal(mean(x0), torch.tensor(tilde**0.5)), normal(mean(said), (log_variance / 2).exp())
+            normal(of_x0 * x0 + of_x * x, torch.tensor(tilde**0.5)),
+            normal(of_x0 * said + of_x * x, (log_variance / 2).exp()),
         ).sum(1)
         value = numbers(answer(eps.clone(), guess, r, beta, bar), (5,), "the term")
         misread = r.detach() * math.log(beta) + (1 - r.detach()) * math.log(tilde)
         other = torch.distributions.kl_divergence(
-            normal(mean(x0), torch.tensor(tilde**0.5)), normal(mean(said), (misread / 2).exp())
+            normal(of_x0 * x0 + of_x * x, torch.tensor(tilde**0.5)),
+            normal(of_x0 * said + of_x * x, (misread / 2).exp()),
         ).sum(1)
         hints = {"v is (r + 1)/2, not r.": other, "A sum over coordinates is due, not a mean.": want.detach() / 3}
         agree(value, want, "The term", hints=hints)
@@ -168,8 +173,8 @@ def term(answer: Any) -> None:
 def chances(answer: Any) -> None:
     """chances(losses (T, H), uniform) -> (T,): the law of steps with the least variance, mixed with the even law.
 
-    From the last H losses of each step, `uniform` the share of the even law. Looked at by what makes the variance least:
-    no shift of probability from one step to another may lower it.
+    From the last H losses of each step, `uniform` the share of the even law. Looked at by what makes the variance
+    least: no shift of probability from one step to another may lower it.
     """
     for share in (0.0, 0.1):
         losses = torch.randn(6, 4) * between(0.2, 2.0, 6)[:, None] + between(-1.0, 3.0, 6)[:, None]
@@ -186,9 +191,9 @@ def chances(answer: Any) -> None:
 
 @exercise(points=2, stars=2, kind="derive")
 def short_variance(answer: Any) -> None:
-    """short_variance(before, now, v) -> (): the reverse variance of a short chain between two kept steps, by the place v.
+    """short_variance(before, now, v) -> (): the short chain's variance between two kept steps, for v.
 
-    before and now are ᾱ of the kept steps j < i of a long chain. Looked at by conditioning the long chain's Gaussians.
+    before and now are ᾱ of the kept steps j < i of a long chain. Looked at by conditioning the long chain.
     """
     for _ in range(5):
         betas, v = random_betas(7), between(0.0, 1.0)
@@ -214,8 +219,14 @@ def repaired(answer: Any) -> None:
 
     No noise at i = 1. For a linear ε and an r of its own at each step all states are Gaussian, and are carried by hand.
     """
-    for steps in (2, 5):
-        betas, slopes, places = random_betas(steps), torch.randn(steps), between(-1.5, 1.5, steps)
+    for steps in (
+        2,
+        3,
+        3,
+        4,
+    ):  # little is shrunk on the way, and r is far from 0 on both sides: each step's noise shows
+        betas, slopes = between(0.15, 0.5, steps), between(-0.3, 0.3, steps)
+        places = between(0.8, 1.6, steps) * (-1.0) ** (torch.arange(steps) + torch.randint(2, ()))
         alpha_bar = torch.cumprod(1 - betas, 0)
         asked: list[int] = []
 
@@ -251,8 +262,8 @@ def extra(answer: Any) -> None:
         best = between(0.05, 1.0)
         used = best * 10 ** between(-0.7, 0.7)
         points = best.sqrt() * torch.tensor([-1.5, -0.5, 0.5, 1.5]) / 1.25**0.5  # mean 0 and variance `best`, no normal
-        cost = lambda v, points=points: -torch.distributions.Normal(0.0, v.sqrt()).log_prob(points).mean()
-        want = cost(used) - cost(best)
+        law = torch.distributions.Normal
+        want = (law(0.0, best.sqrt()).log_prob(points) - law(0.0, used.sqrt()).log_prob(points)).mean()
         got = numbers(answer(used.clone(), best.clone()), (), "the loss")
         hints = {"The half is missing.": 2 * want,
                  "Which variance is used, and which is right?":
