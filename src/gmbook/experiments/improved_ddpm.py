@@ -1,7 +1,7 @@
-"""Improved DDPM on points in the plane and on MNIST.
+"""Improved DDPM on points in the plane; and a small model of images for the chapter's live training.
 
 The paper, on CIFAR-10: 128 channels, three residual blocks, dropout 0.3, T = 4000 with the cosine schedule, Adam 1e-4,
-batch 128, 500,000 iterations, L_hybrid with λ = 0.001. Ours is DDPM's network on MNIST with twice the output channels.
+batch 128, 500,000 iterations, L_hybrid with λ = 0.001. On images ours has not been trained yet.
 """
 
 from __future__ import annotations
