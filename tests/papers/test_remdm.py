@@ -103,3 +103,12 @@ def test_a_share_beyond_one_is_refused():
     for rescale in (-0.1, 1.5):
         with pytest.raises(ValueError, match="share of the largest"):
             remdm.sample(ideal(), 2, 3, rescale)
+
+
+@pytest.mark.equation("mdlm-remask")
+@pytest.mark.parametrize(("t", "s", "most"), [(0.9, 0.8, 1.0), (0.2, 0.1, 0.125)])
+def test_the_share_is_of_the_largest_chance_that_there_can_be(t, s, most):
+    """min(1, (1 − ᾱ_s)/ᾱ_t), with ᾱ = 1 − t, in numbers."""
+    again, revealed = remdm.chances(ideal(), torch.tensor(t, **f64), torch.tensor(s, **f64), 0.3)
+    assert again.item() == pytest.approx(0.3 * most)
+    assert revealed.item() == pytest.approx(((1 - s) - (1 - 0.3 * most) * (1 - t)) / t)
