@@ -75,5 +75,6 @@ def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
 
 def test_what_is_mutated_is_core_and_the_written_chapters_papers():
     files = mutants.modules()
-    assert {Path("core/solvers.py"), Path("papers/ddpm.py"), Path("papers/theory/gan.py")} <= set(files)
+    assert Path("core/solvers.py") in files
+    assert {path.parent.as_posix() for path in files} >= {"core", "core/paths", "core/flows", "papers", "papers/theory"}
     assert all(reason for reason in mutants.tomllib.loads(mutants.EQUIVALENT.read_text())["equivalent"].values())

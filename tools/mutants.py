@@ -1,7 +1,7 @@
 """Break the library on purpose: a mutant that no test notices is a test that is missing.
 
     python -m tools.mutants                              100 mutants of core/ and of the written chapters' papers
-    python -m tools.mutants --count 20 --seed 3 core/solvers.py papers/ddpm.py
+    python -m tools.mutants --count 20 --seed 3 core/solvers.py core/chains.py
 
 A mutant changes one place of the mathematics: a number, an operator, a comparison, a sign, a function (√ for the
 square, sum for mean). Places are drawn at random, each as often as any other; messages, annotations, assertions and
