@@ -265,9 +265,10 @@ def test_its_contract_and_its_facts_are_tested(copy):
 GENERATED = {"src/gmbook/papers.toml", "book/results.md", "book/toys.md", "CHANGELOG.md", "tests/test_registry.py"}
 GENERATED |= {"book/conventions.md"}
 FOLDERS = ("src", "tests", "tools", "book", "chapters", "benchmarks", ".github")
-# How many may, by paper; 9 for all others (DDIM's sampler also serves the test of labels). What is left are examples of the command, the course and the tools (above
+# How many may, by paper; 9 for all others. What is left are examples of the command, the course and the tools (above
 # all of DDPM), the table of what trains on one's own data, the tests of what several papers share, the benchmarks, the
-# glossary, and the layers of flows in core, which name the labels of their equations.
+# glossary, and the layers of flows in core, which name the labels of their equations. DDIM's sampler also serves the
+# test of labels.
 MOST = {"vae": 17, "gan": 10, "realnvp": 22, "ddpm": 40, "ddim": 16, "flow_matching": 13, "mdlm": 14, "glow": 12}
 
 
