@@ -25,7 +25,7 @@ from gmbook.experiments.base import Experiment
 from gmbook.train import Recipe
 from gmbook.train.checkpoint import newest_checkpoint
 
-AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and e.dataset in ("mnist", "cifar10", "text8")]
+AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and not e.toy]
 
 
 SHAPE = (1, 8, 8)

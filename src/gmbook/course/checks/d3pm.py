@@ -154,7 +154,7 @@ def leave_one_out(answer: Any) -> None:
     Looked at on a law of two tokens: the joint table of the clean token and the other noisy one.
     """
     for _ in range(3):
-        p, kernel, xt = some_law(4, 4), matrices(1, 4, 0.7)[0], torch.randint(4, (2,))
+        p, kernel, xt = some_law(4, 4), matrices(1, 4, 0.7)[0], torch.randperm(4)[:2]  # two that differ
         one, two = p @ kernel[:, xt[1]], kernel[:, xt[0]] @ p  # p(x_0^1, x_t^2), p(x_0^2, x_t^1)
         want = torch.stack([one / one.sum(), two / two.sum()])
         posterior = want * kernel[:, xt].T

@@ -121,7 +121,7 @@ def output_for(answer: Any) -> None:
         tilde = between(0.01, 0.3)
         beta = tilde * between(1.2, 3.0)
         variance = tilde * between(0.8, 3.5)
-        low, high = torch.tensor(-8.0), torch.tensor(8.0)
+        low, high = torch.tensor(-40.0), torch.tensor(40.0)
         for _ in range(100):
             v = ((low + high) / 2 + 1) / 2
             below = v * beta.log() + (1 - v) * tilde.log() < variance.log()
