@@ -25,7 +25,8 @@ from gmbook.experiments.base import Experiment
 from gmbook.train import Recipe
 from gmbook.train.checkpoint import newest_checkpoint
 
-AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and not e.toy]
+SETS = ("mnist", "cifar10", "text8")  # a set may have variants: mnist_uniform
+AT_SCALE = [e for e in experiments.EXPERIMENTS if e.budget == "gpu" and e.dataset.partition("_")[0] in SETS]
 
 
 SHAPE = (1, 8, 8)
