@@ -18,7 +18,7 @@ from gmbook import data, metrics
 from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches
+from gmbook.experiments.images import CLASSES, balanced, cifar10_gpu_net, cifar10_net, image_batches, live_net
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
@@ -90,7 +90,7 @@ def mnist_gpu_model() -> DDPM:
 
 def live(images: data.ImageSet) -> DDPM:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    net = UNet(images.shape[0], width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, images.shape[1] // 14))
+    net = live_net(images)
     return DDPM(net, images.shape, clip=1.0, levels=images.levels)
 
 

@@ -22,12 +22,21 @@ from gmbook.core.model import Model
 from gmbook.core.solvers import dopri5, heun
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.images import CLASSES, balanced, centred, cifar10_gpu_net, cifar10_net, image_batches, pixels
+from gmbook.experiments.images import (
+    CLASSES,
+    balanced,
+    centred,
+    cifar10_gpu_net,
+    cifar10_net,
+    guided,
+    image_batches,
+    live_net,
+    pixels,
+)
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics import PixelGaussian
 from gmbook.metrics.images import measure_colours, measure_digits
 from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
-from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.flow_matching import FlowMatching
 from gmbook.train.device import device
@@ -43,8 +52,7 @@ SAMPLING = "Heun, 25 steps, 50 network calls, guidance s = 1.5, no selection"
 def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 25, levels: int = 256) -> Tensor:
     """Class-conditional samples by Heun's method (two network calls a step) with guidance: labels (n,) -> (n, C, H, W)
     in [−1, 1]."""
-    guided = model.with_network(Guided(model.net, scale, CLASSES))
-    chunks = [guided.sample(len(y), y, steps, heun) for y in labels.to(device()).split(250)]
+    chunks = [guided(model, scale).sample(len(y), y, steps, heun) for y in labels.to(device()).split(250)]
     return pixels(torch.cat(chunks), levels).cpu()
 
 
@@ -125,7 +133,7 @@ def cifar10_gpu_model() -> FlowMatching:
 
 def live(images: data.ImageSet) -> FlowMatching:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    net = UNet(images.shape[0], width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, images.shape[1] // 14))
+    net = live_net(images)
     return FlowMatching(net, images.shape)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gmbook import data
 from gmbook.data.batches import Batches, mirror
+from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.train.device import device
 
@@ -44,6 +46,22 @@ def pixels(x: Tensor, levels: int = 256) -> Tensor:
 def balanced(n: int) -> Tensor:
     """n labels in order, as many of each class as of any other, up to one."""
     return (torch.arange(n) * CLASSES).div(n, rounding_mode="floor")
+
+
+def guided(model: Any, scale: float) -> Any:
+    """The same model with its network under classifier-free guidance of scale s; shares the weights."""
+    return model.with_network(Guided(model.net, scale, CLASSES))
+
+
+def live_net(images: data.ImageSet, views: int = 1) -> UNet:
+    """A network for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits.
+
+    Args:
+        views: pictures of each channel that the network is shown.
+    """
+    channels, size, _ = images.shape
+    patch = max(1, size // 14)
+    return UNet(views * channels, channels, width=16, multipliers=(1, 2), classes=CLASSES, patch=patch)
 
 
 def cifar10_net() -> UNet:

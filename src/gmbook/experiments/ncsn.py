@@ -17,11 +17,10 @@ from gmbook import data
 from gmbook.core.model import Model
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.images import CLASSES, balanced, image_batches
+from gmbook.experiments.images import CLASSES, balanced, guided, image_batches, live_net
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_digits
 from gmbook.metrics.metric import Metric
-from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.ncsn import NCSN, best_step
 from gmbook.train.device import device
@@ -67,15 +66,8 @@ def mnist_model() -> NCSN:
 
 
 def mnist_gpu_model() -> NCSN:
-    """A larger U-Net on whole pixels, with attention at 7 × 7."""
-    return on_images(
-        UNet(1, width=64, multipliers=(1, 2, 2), blocks=2, attention=(2,), classes=CLASSES, drop=0.1), (1, 28, 28)
-    )
-
-
-def guided(model: Any, scale: float) -> NCSN:
-    """The same model with its network under classifier-free guidance of scale s; shares the weights."""
-    return model.with_network(Guided(model.net, scale, CLASSES))
+    """DDPM's network at this budget, 6 M weights."""
+    return on_images(UNet(1, width=64, blocks=2, attention=(1, 2), classes=CLASSES, drop=0.1), (1, 28, 28))
 
 
 def sample(model: Any, labels: Tensor, scale: float = 3.0) -> Tensor:
@@ -96,7 +88,7 @@ def evaluate(model: Model, n: int) -> list[Metric]:
 
 def live(images: data.ImageSet) -> NCSN:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    net = UNet(images.shape[0], width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, images.shape[1] // 14))
+    net = live_net(images)
     return on_images(net, images.shape)
 
 

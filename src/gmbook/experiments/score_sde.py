@@ -19,11 +19,10 @@ from gmbook.core.probability_flow import log_likelihood
 from gmbook.core.solvers import last, rk4
 from gmbook.experiments import classifier
 from gmbook.experiments.base import Experiment
-from gmbook.experiments.images import CLASSES, balanced, centred, image_batches
+from gmbook.experiments.images import CLASSES, balanced, centred, guided, image_batches, live_net
 from gmbook.experiments.toys import GAUSSIANS, net, points
 from gmbook.metrics.images import measure_digits
 from gmbook.metrics.metric import Metric, Protocol, mean, of_set, seed
-from gmbook.networks.guided import Guided
 from gmbook.networks.unet import UNet
 from gmbook.papers.score_sde import ScoreSDE, reverse_sde, sde_trajectory
 from gmbook.train.device import device
@@ -82,14 +81,7 @@ def mnist_gpu_model() -> ScoreSDE:
 
 def live(images: data.ImageSet) -> ScoreSDE:
     """A model for some seconds of live training on whatever images are there: 28×28 MNIST or the 8×8 digits."""
-    channels, size, _ = images.shape
-    net = UNet(5 * channels, channels, width=16, multipliers=(1, 2), classes=CLASSES, patch=max(1, size // 14))
-    return on_images(net, images.shape)
-
-
-def guided(model: Any, scale: float) -> ScoreSDE:
-    """The same model with its network under classifier-free guidance of scale s; shares the weights."""
-    return model.with_network(Guided(model.net, scale, CLASSES))
+    return on_images(live_net(images, views=5), images.shape)
 
 
 def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 100) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gmbook.course.draws import SIGMAS, chance_std, learned, mean_is
-from gmbook.course.kit import Wrong, agree, between, exercise, gradient, hold, numbers, samples
+from gmbook.course.kit import agree, between, exercise, gradient, hold, numbers, samples
+from gmbook.course.tables import TableNet
 
 
 def matrices(steps: int, vocab: int, noise: float = 0.5) -> Tensor:
@@ -168,24 +169,6 @@ def leave_one_out(answer: Any) -> None:
         agree(got, want, "The leave-one-out law", hints=hints)
 
 
-class TableNet:
-    """A network without sense: random logits for every pair of tokens. It remembers what it read."""
-
-    def __init__(self, states: int, vocab: int):
-        self.states, self.vocab = states, vocab
-        self.table = (3 * (torch.rand(states, states, 2, vocab) - 0.5)).requires_grad_()
-        self.calls: list[Tensor] = []
-
-    def __call__(self, xt: Tensor) -> Tensor:
-        """Logits (B, 2, V) for x_t (B, 2)."""
-        if not isinstance(xt, Tensor) or xt.ndim != 2 or xt.shape[1] != 2 or xt.dtype != torch.int64:
-            raise Wrong("The network is called as net(xt), with tokens xt (B, 2), int64.")
-        if xt.min() < 0 or xt.max() >= self.states:
-            raise Wrong(f"The network reads tokens from 0 to {self.states - 1}; it was given others.")
-        self.calls.append(xt.detach().clone())
-        return self.table[tuple(xt.unbind(1))]
-
-
 @exercise(points=3, stars=2, kind="code")
 def masked_loss(answer: Any) -> None:
     """masked_loss(net, x (B, 2), i (B,), keep (T + 1,), mask) -> (): T times the mean of L_{i−1}, per token, any pace.
@@ -194,7 +177,7 @@ def masked_loss(answer: Any) -> None:
     """
     steps, count = 5, 20_000
     keep = torch.cat([torch.ones(1), (1 - between(0.1, 0.5, steps)).cumprod(0)])
-    net, x, i = TableNet(5, 4), torch.randint(4, (count, 2)), torch.randint(1, steps + 1, (count,))
+    net, x, i = TableNet(5, 4, size=1.5), torch.randint(4, (count, 2)), torch.randint(1, steps + 1, (count,))
     loss = numbers(answer(net, x, i, keep.clone(), 4), (), "the loss")
     hold(len(net.calls) == 1, f"One call of the network is enough, yours makes {len(net.calls)}.")
     xi = net.calls[0]
@@ -274,7 +257,7 @@ def repaired_sampler(answer: Any) -> None:
     """
     count, vocab = 40_000, 3
     for steps in (1, 2, 5):
-        net, tables = TableNet(vocab, vocab), matrices(steps, vocab)
+        net, tables = TableNet(vocab, vocab, size=1.5), matrices(steps, vocab)
         value = samples(answer(net, count, tables.clone()), (count, 2), "the samples")
         hold((value == value.round()).all() and value.min() >= 0 and value.max() < vocab, "The samples are not tokens.")
         hold(len(net.calls) == steps, f"With T = {steps} the network is asked {len(net.calls)} times.")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmbook.course.draws import SIGMAS, chance_std, learned, mean_is, uncorrelated
 from gmbook.course.kit import Wrong, agree, exercise, gradient, hold, numbers, samples
+from gmbook.course.tables import TableNet
 from gmbook.laws import pairs, plane
 
 
@@ -18,32 +19,6 @@ def grid(steps: int) -> Tensor:
     """ᾱ at 0 = t_0 < … < t_N = 1, from 1 down to exactly 0, in uneven steps: (N + 1,)."""
     parts = 0.2 + torch.rand(steps)
     return torch.cat([torch.ones(1), 1 - parts.cumsum(0)[:-1] / parts.sum(), torch.zeros(1)])
-
-
-class TableNet:
-    """A network without sense: random logits for each place, another draw for each x_t. It remembers what it read.
-
-    Its answers contradict each other, and where a letter shows it says anything, as a trained network may.
-    """
-
-    def __init__(self, vocab: int, length: int, size: float = 1.0):
-        self.vocab, self.length = vocab, length
-        shape = (*[vocab + 1] * length, length, vocab)
-        self.table = (size * (2 * torch.rand(shape) - 1)).requires_grad_()
-        self.calls: list[Tensor] = []
-
-    def __call__(self, xt: Tensor) -> Tensor:
-        """Logits (B, L, V) for x_t (B, L)."""
-        if not isinstance(xt, Tensor) or xt.ndim != 2 or xt.shape[1] != self.length or xt.is_floating_point():
-            raise Wrong("The network is called as net(xt), with tokens xt (B, L), int64.")
-        if xt.dtype != torch.int64 or xt.min() < 0 or xt.max() > self.vocab:
-            raise Wrong(f"The network reads int64 tokens from 0 to {self.vocab}, the mask; it was given others.")
-        self.calls.append(xt.detach().clone())
-        return self.table[tuple(xt.unbind(1))]
-
-    def nats(self, x: Tensor, xt: Tensor) -> Tensor:
-        """−log of its guess of each letter of x (B, L), shown or not: (B, L)."""
-        return -self.table[tuple(xt.unbind(1))].log_softmax(-1).gather(-1, x[..., None])[..., 0]
 
 
 @exercise(points=1, stars=1, kind="derive")
@@ -138,7 +113,7 @@ def count_loss(answer: Any) -> None:
 
     Looked at through a network that remembers which sets of letters were hidden.
     """
-    net = TableNet(4, 3)
+    net = TableNet(5, 4, 3)
     x = torch.randint(4, (30_000, 3))
     loss = numbers(answer(net, x, 4), (), "the loss")
     hold(len(net.calls) == 1, f"One call of the network is enough, yours makes {len(net.calls)}.")
@@ -176,7 +151,7 @@ def repaired_loss(answer: Any) -> None:
 
     Looked at through a network that remembers what was hidden from it.
     """
-    net, times = TableNet(4, 3), torch.tensor([0.15, 0.4, 0.75]) + 0.1 * torch.rand(3)
+    net, times = TableNet(5, 4, 3), torch.tensor([0.15, 0.4, 0.75]) + 0.1 * torch.rand(3)
     x, which = torch.randint(4, (20_000, 3)), torch.randint(3, (20_000,))
     t = times[which]
     loss = numbers(answer(net, x, t, 4), (), "the loss")
@@ -212,7 +187,7 @@ def exact_bound(answer: Any) -> None:
     Looked at by writing the letters in all orders, with a network whose answers contradict each other.
     """
     for vocab, length in ((3, 1), (3, 2), (2, 3), (2, 4)):
-        net, x = TableNet(vocab, length, 3.0), torch.randint(vocab, (6, length))
+        net, x = TableNet(vocab + 1, vocab, length, 3.0), torch.randint(vocab, (6, length))
         orders = list(itertools.permutations(range(length)))
         total, forward = torch.zeros(6), torch.zeros(6)
         for order in orders:
@@ -278,7 +253,7 @@ def repaired_sampler(answer: Any) -> None:
 
 def bonded() -> TableNet:
     """A network on two letters of three that is nearly sure of one when the other shows."""
-    net, other = TableNet(3, 2), torch.randperm(3)
+    net, other = TableNet(4, 3), torch.randperm(3)
     with torch.no_grad():
         net.table[3, 3] *= 0.3
         for letter in range(3):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gmbook.course.draws import SIGMAS, chance_std, learned, mean_is
-from gmbook.course.kit import Wrong, agree, between, exercise, gradient, hold, numbers, samples
+from gmbook.course.kit import agree, between, exercise, gradient, hold, numbers, samples
+from gmbook.course.tables import TableNet
 from gmbook.laws import plane
 
 
@@ -153,24 +154,6 @@ def undo(answer: Any) -> None:
              "That noises the ratios once more: the step goes back.": further / further.sum(-1, keepdim=True),
              "It forgets that x_t is known.": before}  # fmt: skip
     agree(got, want, "The law of x_s", hints=hints)
-
-
-class TableNet:
-    """A network without sense: a random number for every pair of tokens, place and value. It remembers what it read."""
-
-    def __init__(self, states: int, vocab: int):
-        self.states, self.vocab = states, vocab
-        self.table = (2 * (torch.rand(states, states, 2, vocab) - 0.5)).requires_grad_()
-        self.calls: list[Tensor] = []
-
-    def __call__(self, xt: Tensor) -> Tensor:
-        """log s (B, 2, V) for x_t (B, 2)."""
-        if not isinstance(xt, Tensor) or xt.ndim != 2 or xt.shape[1] != 2 or xt.dtype != torch.int64:
-            raise Wrong("The network is called as net(xt), with tokens xt (B, 2), int64.")
-        if xt.min() < 0 or xt.max() >= self.states:
-            raise Wrong(f"The network reads tokens from 0 to {self.states - 1}; it was given others.")
-        self.calls.append(xt.detach().clone())
-        return self.table[tuple(xt.unbind(1))]
 
 
 @exercise(points=3, stars=2, kind="code")
