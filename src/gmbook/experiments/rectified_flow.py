@@ -140,9 +140,8 @@ def evaluate(model: FlowMatching, n: int, calls: tuple[int, ...] = CALLS, reflow
             measured = measure_digits(sample(flow, labels, steps), labels, classifier.recorded(), how)
             found[name] = {metric.key: metric for metric in measured}
         for key, short in (("classifier_frechet_distance", "frechet"), ("recall", "recall")):
-            own, *others = (found[name][key] for name in flows)
-            beside: dict[str, float] = {name: other.value for name, other in zip(list(flows)[1:], others)}  # type: ignore
-            report.append(replace(own, key=f"{short}_at_{steps}", baselines=beside))
+            beside = {name: found[name][key].part("value") for name in flows if name != "rectified"}
+            report.append(replace(found["rectified"][key], key=f"{short}_at_{steps}", baselines=beside))
     noise, y = torch.randn(min(n, 200), *model.shape, device=device()), balanced(min(n, 200)).to(device())
     bent = {k: straightness(flow, noise, y, 20, heun).mean().item() / noise[0].numel() for k, flow in flows.items()}
     how_many = Protocol(len(noise), seed=seed(), sampler="Heun, 20 steps", setting="per dimension")
