@@ -39,9 +39,10 @@ class PointSet:
 
     Attributes:
         x: (N, D) float32.
-        name, split: as in `ImageSet`.
         columns: the names of the D columns.
         mean, std: of the training part, (D,).
+
+    Its name and its split are as in `ImageSet`.
     """
 
     x: Tensor
