@@ -119,7 +119,8 @@ def clocks(answer: Any) -> None:
     Looked at by the KL of one short step, jump or none, over its length, in the limit.
     """
     for count in (1, 3, 5):
-        friend, model = torch.rand(count) * 2 + 0.1, torch.rand(count) * 2 + 0.1
+        friend, apart = torch.rand(count) * 2 + 0.1, between(0.3, 1.5, count)  # equal rates would leave rounding alone
+        model = friend * torch.exp(apart * torch.where(torch.rand(count) < 0.5, 1.0, -1.0))
 
         def step(dt: float, a: Tensor = friend, b: Tensor = model) -> Tensor:
             p, q = (torch.cat([1 - dt * r.sum()[None], dt * r]) for r in (a, b))
