@@ -58,6 +58,19 @@ def test_score_entropy_is_zero_at_the_ratio_only():
     assert score_entropy(torch.tensor(-3.0, **f64), torch.tensor(0.0, **f64)) == math.exp(-3)  # K(0) = 0
 
 
+def test_score_entropy_is_two_bregman_divergences():
+    """Of u log u from s to r, and r times that of −log u from r to s, by autograd's tangent."""
+    s, r = torch.rand(2, 200, **f64) * 3 + 0.01
+
+    def divergence(potential, to, at):
+        at = at.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(potential(at).sum(), at)
+        return (potential(to) - potential(at) - slope * (to - at)).detach()
+
+    torch.testing.assert_close(score_entropy(s.log(), r), divergence(lambda u: u * u.log(), r, s))
+    torch.testing.assert_close(score_entropy(s.log(), r), r * divergence(lambda u: -u.log(), s, r))
+
+
 @pytest.mark.fact("SEDD-S1c")
 def test_the_surveys_score_entropy_is_no_loss():
     """exp(s*) − s exp(s*) + s is linear in s: unbounded below, and not zero at s = s*."""

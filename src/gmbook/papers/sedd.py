@@ -26,8 +26,8 @@ from gmbook.core.tokens import Network, TokenModel, clamp
 def score_entropy(log_score: Tensor, ratio: Tensor) -> Tensor:
     """s − r log s + K(r), K(r) = r(log r − 1): elementwise, ≥ 0, zero only at s = r. Definition 3.1.
 
-    (def-sedd-score-entropy, sedd-score-entropy). The Bregman divergence of −log, here in log s, where it is
-    convex too.
+    (def-sedd-score-entropy, sedd-score-entropy). The Bregman divergence of u log u from s to r, here as a function
+    of log s, in which it is convex.
     """
     return log_score.exp() - ratio * log_score + torch.xlogy(ratio, ratio) - ratio
 
