@@ -90,6 +90,17 @@ def test_no_time_between_equal_moments_means_no_jump(chain):
         torch.testing.assert_close(step, chain.law(x))
 
 
+@pytest.mark.parametrize("chain", [Chain.uniform(3), Chain.absorbing(3), MatrixChain(torch.ones(4, 3, 3).double() / 3)])
+def test_moments_of_a_chain_are_not_exchanged(chain):
+    early, late, x = torch.tensor(0.75), torch.tensor(0.25), torch.zeros(1, 2, dtype=torch.int64)
+    for call in (chain.posterior, chain.mixture):
+        call(x, x, early, late)
+        with pytest.raises(ValueError, match="exchanged"):
+            call(x, x, late, early)
+    with pytest.raises(ValueError, match="exchanged"):
+        chain.kernel_matrix(late, early)
+
+
 def test_what_is_no_law_draws_nothing():
     for row in ([0.0, 0.0], [torch.nan, 1.0], [torch.inf, 1.0], [-1.0, 2.0]):
         with pytest.raises(ValueError, match="cannot draw"):

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gmbook.core.checks import readable
+
 
 def categorical(probabilities: Tensor) -> Tensor:
     """One draw per row of unnormalised finite weights with a positive sum, (..., V) -> (...), int64.
@@ -128,9 +130,19 @@ def _column(alpha_bar: Tensor | float, like: Tensor) -> Tensor:
 
 
 def _kept(alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float, like: Tensor) -> Tensor:
-    """ᾱ_t/ᾱ_s, the probability of no jump from s to t: (1 or B, 1, …, 1). 1 at equal moments, at ᾱ = 0 too: no time."""
+    """ᾱ_t/ᾱ_s, the probability of no jump from s to t: (1 or B, 1, …, 1). 1 at equal moments, at ᾱ = 0 too: no time.
+
+    Raises:
+        ValueError: t comes before s.
+    """
     after, before = _column(alpha_bar_t, like), _column(alpha_bar_s, like)
+    if readable(after) and bool((after > before * (1 + 1e-9)).any()):
+        raise _exchanged()
     return torch.where(after == before, 1.0, after / before)
+
+
+def _exchanged() -> ValueError:
+    return ValueError("a chain goes from s to a later t, so alpha_bar_t <= alpha_bar_s: are the two moments exchanged?")
 
 
 class Chain(MarkovChain):
@@ -267,6 +279,8 @@ class MatrixChain(MarkovChain):
     def _tables(self, alpha_bar_t: Tensor | float, alpha_bar_s: Tensor | float) -> tuple[Tensor, Tensor]:
         """Some kernels (N, V, V), and which of them leads from each alpha_bar_s to its alpha_bar_t: (1 or B,)."""
         start, end = torch.broadcast_tensors(self.level(alpha_bar_s), self.level(alpha_bar_t))
+        if bool((end < start).any()):
+            raise _exchanged()
         if not bool(start.any()):
             return self.cumulative, end.reshape(-1)
         if bool((end == start + 1).all()):
