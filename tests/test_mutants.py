@@ -43,6 +43,20 @@ def test_each_mutant_is_one_change_of_the_text():
         assert sum(a != b for a, b in zip(plain, text, strict=True)) == 1, mutant
 
 
+def test_a_mutant_is_named_by_its_statement_before_and_after():
+    names = [mutant.name for mutant in mutants.mutants(SOURCE, Path("x.py"))]
+    assert names[0] == "x.py: LIMIT = 2 -> LIMIT = 3"
+    assert names[2] == "x.py: if not x < LIMIT: -> if not x <= LIMIT:"
+    assert names[6] == "x.py: return -x.square().sum(1) / 2.0 -> return -x.sqrt().sum(1) / 2.0"
+    assert len(set(names)) == len(names)
+
+
+def test_the_tests_that_import_a_module_are_found():
+    found = [test.name for test in mutants.importers(Path("core/paths/family.py"))]
+    assert "test_paths.py" in found and "test_chains.py" not in found
+    assert "test_d3pm.py" in [test.name for test in mutants.importers(Path("core/chains.py"))]
+
+
 @pytest.fixture
 def root(tmp_path):
     """A clone in little: a function with two numbers, of which the tests see one."""
@@ -70,11 +84,12 @@ def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
     assert mutants.killed(seen, home, root) == "test_sums.py"
     assert mutants.killed(unseen, home, root) == ""
     assert (home / "gmbook" / file).read_text() == before
-    assert unseen.name == "core/sums.py: 5 -> 6"
+    assert unseen.name == "core/sums.py: return 5 -> return 6"
 
 
 def test_what_is_mutated_is_core_and_the_written_chapters_papers():
     files = mutants.modules()
     assert Path("core/solvers.py") in files
-    assert {path.parent.as_posix() for path in files} >= {"core", "core/paths", "core/flows", "papers", "papers/theory"}
+    rooms = {"core", "core/paths", "core/flows", "networks", "papers", "papers/theory"}
+    assert {path.parent.as_posix() for path in files} >= rooms
     assert all(reason for reason in mutants.tomllib.loads(mutants.EQUIVALENT.read_text())["equivalent"].values())

@@ -1,13 +1,15 @@
 """Break the library on purpose: a mutant that no test notices is a test that is missing.
 
-    python -m tools.mutants                              100 mutants of core/ and of the written chapters' papers
+    python -m tools.mutants                   100 mutants of core/, networks/ and the written chapters' papers
     python -m tools.mutants --count 20 --seed 3 core/solvers.py core/chains.py
+    python -m tools.mutants --unit            unit tests only; no chapter is run
 
 A mutant changes one place of the mathematics: a number, an operator, a comparison, a sign, a function (√ for the
 square, sum for mean). Places are drawn at random, each as often as any other; messages, annotations, assertions and
-what only prints are left alone. It is killed by the first of three stages that fails: the tests of its own file, the
-tests of core and papers, the chapters that use the module. A survivor is printed, and the exit code is 1. What
-changes nothing that can be observed is listed with its reason in mutants.toml, and does not count.
+what only prints are left alone. It is killed by the first of four stages that fails: the tests of its own file, the
+test files that import the module, the tests of core, networks and papers, the chapters that use the module. A survivor
+is printed, and the exit code is 1. What changes nothing that can be observed is listed with its reason in
+mutants.toml, and does not count.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -56,38 +59,45 @@ FUNCTIONS = {a: b for pair in PAIRS for a, b in (pair.split(), reversed(pair.spl
 FUNCTIONS |= {"softmax": "sigmoid", "pow": "mul", "cumprod": "cumsum"}
 SILENT = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)  # nothing below them is mathematics
 PRINTING = ("__repr__", "extra_repr", "__str__")
+ROOMS = ("core", "networks", "papers", "facts")  # of tests/, in the order in which they are asked
 
 
 class Mutant(NamedTuple):
-    """One change: the file below src/gmbook, the place's number in it, its line, and what it says before and after."""
+    """One change: the file below src/gmbook, the place's number in it, its line, and what it says before and after.
+
+    `before` and `after` are the changed expression, `name` is its whole statement, as mutants.toml has it: `1 -> 2`
+    alone would name every 1 of a file, and lines move.
+    """
 
     file: Path
     place: int
     line: int
     before: str
     after: str
-
-    @property
-    def name(self) -> str:
-        """How mutants.toml calls it; lines move, so they are no part of it."""
-        return f"{self.file.as_posix()}: {self.before} -> {self.after}"
+    name: str
 
 
 # ----------------------------------------------------------------------------------------------------------- mutation
 
 
-def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that can be changed, in the order of the text."""
+def places(tree: ast.AST, inside: ast.AST | None = None) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """The nodes that can be changed, in the order of the text, each with the statement that it stands in."""
     if isinstance(tree, SILENT) or (isinstance(tree, ast.FunctionDef) and tree.name in PRINTING):
         return
+    inside = tree if inside is None or isinstance(tree, ast.stmt) else inside
     if changes(tree):
-        yield tree
+        yield tree, inside
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield from places(child)
+                yield from places(child, inside)
+
+
+def head(statement: ast.AST) -> str:
+    """The first line of a statement: all of a simple one, and of a compound one what stands before its body."""
+    return ast.unparse(statement).splitlines()[0]
 
 
 def changes(node: ast.AST) -> bool:
@@ -128,17 +138,19 @@ def change(node: ast.AST) -> None:
 def mutants(source: str, file: Path) -> list[Mutant]:
     """Every mutant of a file's text."""
     found = []
-    for index, node in enumerate(list(places(ast.parse(source)))):
-        before = ast.unparse(node)
+    for index, (node, statement) in enumerate(list(places(ast.parse(source)))):
+        before, whole, kept = ast.unparse(node), head(statement), dict(vars(node))
         change(node)
-        found.append(Mutant(file, index, node.lineno, before, ast.unparse(node)))  # type: ignore[attr-defined]
+        name = f"{file.as_posix()}: {whole} -> {head(statement)}"
+        found.append(Mutant(file, index, node.lineno, before, ast.unparse(node), name))  # type: ignore[attr-defined]
+        vars(node).update(kept)  # so that the next mutant's statement says only its own change
     return found
 
 
 def mutated(source: str, mutant: Mutant) -> str:
     """The file's text with that one change."""
     tree = ast.parse(source)
-    change(list(places(tree))[mutant.place])
+    change(list(places(tree))[mutant.place][0])
     return ast.unparse(tree)
 
 
@@ -146,31 +158,33 @@ def mutated(source: str, mutant: Mutant) -> str:
 
 
 def modules(root: Path = ROOT) -> list[Path]:
-    """What is mutated by default, below src/gmbook: core, and the papers of the written chapters with their theory."""
+    """What is mutated by default, below src/gmbook: core, networks, the written chapters' papers and their theory."""
     written = [key for key, entry in registry.read().entries.items() if entry.chapter and entry.text(root)]
     home = root / PACKAGE
+    shared = [*sorted(home.glob("core/**/*.py")), *sorted(home.glob("networks/*.py"))]
     papers = [home / "papers" / part / f"{key}.py" for key in written for part in ("", "theory")]
-    return [path.relative_to(home) for path in [*sorted(home.glob("core/**/*.py")), *papers] if path.exists()]
+    return [path.relative_to(home) for path in [*shared, *papers] if path.exists()]
 
 
-def stages(file: Path, root: Path = ROOT) -> list[list[str]]:
+def importers(file: Path, root: Path = ROOT) -> list[Path]:
+    """The test files that import the module, or the package within its room that hands its names on."""
+    *above, name = ("gmbook", *file.with_suffix("").parts)
+    package = re.escape(".".join(above))
+    pattern = rf"\b{package}\.{name}\b|from {package} import [^\n]*\b{name}\b"
+    if len(above) > 2:  # core.paths.base: its classes are imported from core.paths
+        pattern += rf"|from {package} import"
+    found = [test for room in ROOMS for test in sorted((root / "tests" / room).rglob("test_*.py"))]
+    return [test for test in found if re.search(pattern, test.read_text("utf-8"))]
+
+
+def stages(file: Path, root: Path = ROOT, chapters: bool = True) -> list[list[str]]:
     """The commands that may kill a mutant of this file, the quickest first."""
-    dotted = ".".join(("gmbook", *file.with_suffix("").parts))
     own = root / "tests" / file.parent / f"test_{file.stem}.py"
-    pytest = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "pythonpath=tests .",
-    ]  # not src
-    found = [[*pytest, str(own)]] if own.exists() else []
-    found.append([*pytest, *(str(root / "tests" / room) for room in ("core", "papers", "facts"))])
-    users = [text for text in texts(root / "chapters") if f"{dotted.rpartition('.')[2]}" in text.read_text("utf-8")]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=tests ."]  # not src
+    rest = [root / "tests" / room for room in ROOMS if (root / "tests" / room).exists()]
+    tests = [[own] if own.exists() else [], [test for test in importers(file, root) if test != own], rest]
+    found = [[sys.executable, "-m", "pytest", *options, *map(str, files)] for files in tests if files]
+    users = [text for text in texts(root / "chapters") if file.stem in text.read_text("utf-8")] if chapters else []
     users = [text for text in users if text.stem != "exercises"]
     return found + [[sys.executable, "-m", "tools.mutants", "--execute", str(text)] for text in users[:3]]
 
@@ -190,14 +204,14 @@ def execute(text: Path) -> int:
     return 0
 
 
-def killed(mutant: Mutant, home: Path, root: Path = ROOT) -> str:
+def killed(mutant: Mutant, home: Path, root: Path = ROOT, chapters: bool = True) -> str:
     """What kills the mutant, run in the copy `home` of src; empty if it survives."""
     target = home / "gmbook" / mutant.file
     source = target.read_text(encoding="utf-8")
     target.write_text(mutated(source, mutant), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        for command in stages(mutant.file, root):
+        for command in stages(mutant.file, root, chapters):
             try:
                 done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=SECONDS)
             except subprocess.TimeoutExpired:
@@ -213,11 +227,12 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "files", nargs="*", type=Path, help="below src/gmbook; by default core and the chapters' papers"
+        "files", nargs="*", type=Path, help="below src/gmbook; by default core, networks, the chapters' papers"
     )
     parser.add_argument("--count", type=int, default=100, help="how many are drawn (100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
+    parser.add_argument("--unit", action="store_true", help="unit tests only, no chapter")
     parser.add_argument("--execute", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.execute:
@@ -226,12 +241,12 @@ def main(argv: list[str] | None = None) -> int:
     every = [m for f in files for m in mutants((ROOT / PACKAGE / f).read_text(encoding="utf-8"), f)]
     known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
     drawn = random.Random(arguments.seed).sample(every, min(arguments.count, len(every)))
-    survivors = [mutant for mutant in sweep(drawn, arguments.jobs) if mutant.name not in known]
+    survivors = [mutant for mutant in sweep(drawn, arguments.jobs, not arguments.unit) if mutant.name not in known]
     print(f"{len(drawn)} of {len(every)} mutants, {len(survivors)} survive")
     return int(bool(survivors))
 
 
-def sweep(drawn: list[Mutant], jobs: int) -> list[Mutant]:
+def sweep(drawn: list[Mutant], jobs: int, chapters: bool = True) -> list[Mutant]:
     """Try the mutants, some at a time, each in its own copy of src; prints a line for each, returns the survivors."""
     with tempfile.TemporaryDirectory() as place:
         homes: SimpleQueue[Path] = SimpleQueue()
@@ -240,7 +255,7 @@ def sweep(drawn: list[Mutant], jobs: int) -> list[Mutant]:
 
         def attempt(mutant: Mutant) -> bool:
             home, start = homes.get(), time.perf_counter()
-            by = killed(mutant, home)
+            by = killed(mutant, home, chapters=chapters)
             homes.put(home)
             end = f"killed by {by}" if by else "SURVIVES"
             print(f"{end}, {time.perf_counter() - start:.0f} s: {mutant.name} (line {mutant.line})", flush=True)

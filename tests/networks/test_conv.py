@@ -18,6 +18,24 @@ def test_encoder_and_decoder_meet(shape, spectral):
     assert small.shape == (2, 4, shape[1] // 4, shape[2] // 4) and MapDecoder(4, shape, 8)(small).shape == x.shape
 
 
+@pytest.mark.parametrize("downs", [1, 3])
+def test_the_number_of_halvings_is_free(downs):
+    x = torch.randn(2, 1, 16, 8)
+    code = Encoder((1, 16, 8), 5, 4, downs)(x)
+    assert code.shape == (2, 5) and Decoder(5, (1, 16, 8), 4, downs)(code).shape == x.shape
+    small = MapEncoder((1, 16, 8), 3, 4, downs)(x)
+    assert small.shape == (2, 3, 16 // 2**downs, 8 // 2**downs)
+    decoder = MapDecoder(3, (1, 16, 8), 4, downs)
+    assert decoder(small).shape == x.shape and decoder.first.out_channels == 4 * 2**downs
+
+
+@pytest.mark.parametrize("network, first", [(Encoder, 3), (MapEncoder, 3), (Decoder, 5), (MapDecoder, 5)])
+def test_width_32_and_two_halvings_are_the_default(network, first):
+    build = (lambda *rest: network((1, 8, 8), 5, *rest)) if first == 3 else (lambda *rest: network(5, (1, 8, 8), *rest))
+    shapes = [[p.shape for p in net.parameters()] for net in (build(), build(32, 2))]
+    assert shapes[0] == shapes[1]
+
+
 @SIZES
 def test_the_code_sees_every_pixel_and_shapes_every_pixel(shape):
     torch.manual_seed(0)

@@ -105,3 +105,9 @@ def test_cross_attention_stands_where_self_attention_stands():
     assert sum(p.numel() for p in told.parameters()) - sum(p.numel() for p in plain.parameters()) == added
     with pytest.raises(ValueError, match="not both"):
         UNet(1, classes=3, context=6)
+
+
+def test_a_block_without_dropout_is_the_same_in_training():
+    block, x, c = randomise(ResidualBlock(8, 8, 6)), torch.randn(2, 8, 5, 5), torch.randn(2, 6)
+    assert torch.equal(block(x, c), block(x, c)) and torch.equal(block(x, c), block.eval()(x, c))
+    assert not torch.equal(block(x, c), x)

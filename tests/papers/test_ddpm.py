@@ -309,6 +309,10 @@ def test_a_temperature_scales_the_noise_of_a_step_and_not_its_mean():
         assert spread == 0 if i == 1 else spread > 0
 
 
+def test_the_papers_table_has_a_thousand_steps():
+    assert torch.equal(linear_betas(), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+
+
 def test_a_short_table_is_cut_at_a_variance_of_0_999():
     """20 · 0.02 · 1000/20 = 1: the entry would leave nothing of x; all others are the line's."""
     got, line = linear_betas(20), torch.linspace(0.005, 1.0, 20, dtype=torch.float64)

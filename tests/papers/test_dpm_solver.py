@@ -96,3 +96,5 @@ def test_equal_times_are_refused():
     model = Denoiser(wavy, VPPath(), "x0", (2,))
     with pytest.raises(ValueError, match="must fall"):
         last(dpm_solver.trajectory(model, torch.zeros(3, 2), torch.tensor([0.9, 0.5, 0.5])))
+    with pytest.raises(ValueError, match="must fall"):
+        last(dpm_solver.trajectory(model, torch.zeros(3, 2), torch.tensor([0.5, 0.9])))

@@ -488,6 +488,16 @@ def test_a_unit_is_active_by_the_variance_of_its_mean():
         spread.weight.copy_(torch.tensor([[0.2, 0.0], [0.0, 0.05], [0.0, 0.0], [0.0, 0.0]]))
     model = VAE(spread, MLP(2, 2, 8), 2, (2,), Gaussian())
     assert model.active_units(torch.randn(5000, 2)).tolist() == [True, False]
+    with torch.no_grad():
+        spread.weight[1].zero_()
+    assert model.active_units(torch.randn(100, 2), threshold=0.0).tolist() == [True, False]  # 0 is not above 0
+
+
+def test_refinement_starts_from_the_encoders_answer():
+    torch.manual_seed(1)
+    model, x = VAE(MLP(2, 4, 8), MLP(2, 2, 8), 2, (2,), Gaussian()), torch.randn(5, 2)
+    for refined, guessed in zip(model.refine(x, steps=0), model.encode(x), strict=True):
+        torch.testing.assert_close(refined, guessed.detach())
 
 
 def test_bernoulli_mean_and_draws_are_those_of_torch():

@@ -60,6 +60,8 @@ def test_actnorm_initialises_once_and_remembers():
     torch.testing.assert_close(loaded.train()(10 * x)[0], layer(10 * x)[0], rtol=0, atol=0)
     with pytest.raises(ValueError, match="larger batch"):
         ActNorm(2)(torch.randn(1, 2))
+    two = torch.tensor([[1.0, -3.0], [5.0, 3.0]])  # two values a channel are enough: they become −1 and 1
+    torch.testing.assert_close(ActNorm(2)(two)[0], torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.equation("realnvp-batch-norm")

@@ -95,6 +95,11 @@ def test_dequantise_stays_in_its_cell_and_refuses():
     x = dequantise(k)
     assert x.dtype == torch.float32 and x.min() >= 0 and x.max() < 1
     assert ((x * 256).floor() == k).float().mean() > 0.999
+    largest = 1 - 2.0**-24  # that torch.rand draws in float32; 255 + u rounds to 256
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *shape, **options: torch.full(*shape, largest, **options))
+        x = dequantise(torch.full((2,), 255, dtype=torch.uint8))
+    assert (x == 1 - 2.0**-24).all()  # the largest number below 1
     with pytest.raises(TypeError, match="raw pixels"):
         dequantise(torch.rand(2, 2))
     with pytest.raises(ValueError, match="0..15"):
