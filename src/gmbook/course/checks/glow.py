@@ -384,11 +384,7 @@ def unmix(answer: Any) -> None:
 
 
 def separates(got: Tensor, mix: Tensor) -> None:
-    """W A is a permutation with scales, and was learned.
-
-    Raises:
-        Wrong: it is not.
-    """
+    """Wrong unless W A is a permutation with scales, and was learned."""
     ratio = crosstalk(got @ mix)
     if ratio > 0.1:
         turned = min(crosstalk(w @ mix) for w in (torch.linalg.inv(got), got.T))
