@@ -16,20 +16,18 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import nflows.flows.realnvp
 import normflows
-import ot
 import torch
 import zuko
+from benchmarks import distances
+from benchmarks.contestants import Contestant, Turn, ours, size, theirs
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
-from torchcfm.optimal_transport import OTPlanSampler
 from torchdiffeq import odeint_adjoint
 
-from gmbook.core.model import Model
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import Transformer
 from gmbook.networks.unet import UNet
@@ -40,41 +38,6 @@ from gmbook.papers.flow_matching import FlowMatching
 from gmbook.papers.glow import Glow
 from gmbook.papers.mdlm import MDLM
 from gmbook.papers.realnvp import RealNVP
-from gmbook.train import train
-
-Turn = Callable[[], object]
-
-
-@dataclass
-class Contestant:
-    """One library's way of doing the race's work once, and its number of parameters."""
-
-    turn: Turn
-    parameters: int = 0
-
-
-def size(*modules: nn.Module) -> int:
-    """The number of trainable numbers."""
-    return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
-
-
-def ours(model: Model, batch: Tensor) -> Contestant:
-    """A training step through the book's loop."""
-    loop = train(model, iter(lambda: (batch,), None), steps=10**9, lr=1e-4)
-    return Contestant(lambda: next(loop), size(model))
-
-
-def theirs(net: nn.Module, loss: Callable[[], Tensor]) -> Contestant:
-    """A training step as their documentation writes it, with the same fused Adam."""
-    optimiser = torch.optim.Adam(net.parameters(), 1e-4, fused=True)
-
-    def turn() -> None:
-        optimiser.zero_grad()
-        loss().backward()
-        optimiser.step()
-
-    return Contestant(turn, size(net))
-
 
 # --------------------------------------------------------------------------------------------------------- races
 
@@ -313,31 +276,6 @@ def mdlm_step() -> dict[str, Contestant]:
     return {"gmbook": ours(mine, data), "torch": theirs(other, loss), "gmbook, no rotary": ours(bare, data)}
 
 
-def pairings(n: int) -> dict[str, Contestant]:
-    """n points on eight Gaussians with n of noise, by squared distance: the least sum."""
-    from gmbook.papers.flow_matching import optimal_transport
-
-    angle = torch.randint(8, (n,)) * torch.pi / 4
-    x = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(n, 2)
-    z, plan = torch.randn(n, 2), OTPlanSampler("exact")
-    weights = torch.full((n,), 1 / n, dtype=torch.float64).numpy()
-    return {
-        "gmbook": Contestant(lambda: optimal_transport(x, z)),
-        "torchcfm": Contestant(lambda: plan.sample_plan(x, z)),
-        "POT": Contestant(lambda: ot.emd(weights, weights, torch.cdist(x, z).square().double().numpy())),
-    }
-
-
-def ot_pairing_256() -> dict[str, Contestant]:
-    """256 pairs: the book's coupling beside torchcfm's plan and POT's solver."""
-    return pairings(256)
-
-
-def ot_pairing_1024() -> dict[str, Contestant]:
-    """1,024 pairs."""
-    return pairings(1024)
-
-
 RACES = (
     flow_matching_step,
     realnvp_step,
@@ -348,8 +286,7 @@ RACES = (
     ddim_50,
     glow_step,
     mdlm_step,
-    ot_pairing_256,
-    ot_pairing_1024,
+    *distances.RACES,
 )
 
 

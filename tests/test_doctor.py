@@ -6,6 +6,7 @@ import torch
 
 from gmbook import cli, doctor
 from gmbook.data import download
+from gmbook.train import device as train_device
 
 
 def test_this_environment_is_well(capsys):
@@ -50,6 +51,18 @@ def test_the_doctor_and_gmbook_data_agree_where_data_lie_and_what_is_wrong(nowhe
     listed = capsys.readouterr().out
     for name in doctor.DATASETS:
         assert download.look(name)[1] in listed and download.look(name)[1] in doctor.dataset(name).line
+
+
+def test_apples_gpu_is_not_used_and_the_doctor_says_so(monkeypatch):
+    """It has no float64. Where a run computes and what the doctor says of it are one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert train_device.device() == torch.device("cpu")
+    finding = doctor.device()
+    assert finding.ok and "on CPU: Apple's GPU is not used" in finding.line and "float64" in finding.line
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some Card")
+    assert train_device.device() == torch.device("cuda") and "on GPU Some Card" in doctor.device().line
 
 
 def test_a_missing_package_says_what_to_do():

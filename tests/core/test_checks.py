@@ -35,6 +35,8 @@ def test_labels_that_are_not_one_class_each_are_refused():
     for y in (torch.zeros(4, 1).long(), torch.tensor([1, 2, 3, 1]), torch.tensor([0, -1, 0, 0]), torch.zeros(3).long()):
         with pytest.raises(ValueError, match="labels"):
             model(x, 0.5, y)
+        with pytest.raises(ValueError, match="labels"):
+            model.labels(y, 4)  # before any network reads them
     with pytest.raises(TypeError, match="labels must be integers"):
         model(x, 0.5, torch.zeros(4))
     with pytest.raises(ValueError, match="labels must be one for each example"):

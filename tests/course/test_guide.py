@@ -88,6 +88,14 @@ def test_each_chapter_has_a_sheet():
     assert {sheet.name for sheet in sheets.sheets()} == chapters
 
 
+def test_every_chapter_and_every_sheet_stands_in_the_plan():
+    plan = re.search(r"## Fourteen weeks\n(.*?)\n## ", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    handed_in = set(re.findall(r"\d\d", " ".join(re.findall(r"sheet (\d\d(?: or \d\d)?)", plan))))
+    for sheet in sheets.sheets():
+        number = sheet.name[:2]
+        assert f"{{chapter}}`{number}`" in plan and number in handed_in, sheet.name
+
+
 def test_no_exercise_downloads_data():
     for sheet in sheets.sheets():
         text = sheet.text.read_text(encoding="utf-8")

@@ -89,6 +89,21 @@ def test_mmd_is_unbiased_and_has_its_closed_form():
     assert abs(apart.mean() - exact) < 4 * apart.std() / math.sqrt(60)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (127, 128), (129, 300)])
+def test_mmd_is_a_sum_over_pairs(n, m):
+    """Pair by pair, for samples smaller and larger than a block of rows, and far from the origin."""
+    torch.manual_seed(0)
+    x, y = 1e3 + torch.randn(n, 3).double(), 1e3 + torch.randn(m, 3).double()
+    widths = (0.5, 2.0)
+
+    def kernel(a, b):
+        apart = (a[:, None] - b[None]).square().sum(2)
+        return sum(torch.exp(-apart / (2 * h**2)) for h in widths)
+
+    within = [(kernel(a, a).sum() - kernel(a, a).trace()) / (len(a) * (len(a) - 1)) for a in (x, y)]
+    torch.testing.assert_close(metrics.mmd2(x, y, widths), within[0] + within[1] - 2 * kernel(x, y).mean())
+
+
 def test_energy_distance_in_one_dimension_is_cramers():
     """Unbiased here, so scipy's (a V-statistic, square-rooted) is matched on its own terms."""
     torch.manual_seed(0)

@@ -1,9 +1,13 @@
 """The U-Net: zero at the start, every size, every pixel seen, the number of parameters by closed form."""
 
+import copy
+
 import pytest
 import torch
 from networks.helpers import randomise
 
+from gmbook.core.denoiser import Denoiser
+from gmbook.core.paths import LinearPath
 from gmbook.networks.unet import ResidualBlock, UNet
 
 
@@ -54,6 +58,23 @@ def test_parameter_count():
     expected = down + middle + coarse + fine + condition + 2 * w + conv(w, 1)
     net = UNet(1, width=w, multipliers=(1, 2), classes=classes)
     assert sum(p.numel() for p in net.parameters()) == expected
+
+
+def test_weights_have_the_channel_as_the_fastest_axis_and_compute_the_same():
+    """Channels last, a tenth faster; also behind a Denoiser, a copy and a state dict. And the numbers are the same."""
+    torch.manual_seed(0)
+    net = UNet(1, width=8, multipliers=(1, 2), blocks=1)
+    twin = UNet(1, width=8, multipliers=(1, 2), blocks=1)
+    twin.load_state_dict(net.state_dict())
+    for one in (net, Denoiser(net, LinearPath(), "velocity", (1, 8, 8)), copy.deepcopy(net), twin):
+        kernels = [weight for weight in one.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
+        assert len(kernels) > 10
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.8])
+    torch.testing.assert_close(net(x, t), plain(x, t), rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_is_random_in_training_only():

@@ -221,6 +221,9 @@ def test_training_approaches_the_negative_entropy():
 def test_outputs_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match="must return"):
         RealNVP.on_vectors(2, lambda i, o: Returns(4, 1), 2).loss(torch.randn(4, 2))
+    for outputs in (1, 4):
+        with pytest.raises(ValueError, match="must return"):
+            NICE(2, lambda i, o, k=outputs: Returns(4, k)).loss(torch.randn(4, 2))
 
 
 def test_pixels_of_another_range_are_refused_and_its_own_samples_are_not():

@@ -6,6 +6,11 @@ A run is defined by its experiment; processes only share its work. Every process
 its part of the rows, and DistributedDataParallel averages the gradients of each player's loss. So the batch size and
 the learning rate do not depend on how many processes there are, and a run may be resumed with another number.
 
+Why not by way of Lightning Fabric. It puts the same DistributedDataParallel around a model, and its dependencies are
+nine packages more. Its `mark_forward_method` sends a loss that is a method through the wrapper; here a `_Player` does,
+in five lines, and says which parameters this player may move. Of the list below the rows would be Fabric's for a
+DataLoader, which the book's streams are not, and the rest would stay to do.
+
 What is equal. Given the same noise, N processes have the losses and gradients of one process, up to rounding, for
 every loss that is a mean of terms each of which sees one example. The noise itself is another draw of the same law.
 What a loss computes over a whole batch (batch statistics, optimal-transport pairings, low-discrepancy times) is

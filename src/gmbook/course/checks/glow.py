@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -137,9 +138,10 @@ def factors(answer: Any) -> None:
     """
     for channels in (1, 2, 4):
         order, lower, upper = torch.randperm(channels), torch.randn(channels, channels), torch.randn(channels, channels)
+        sign, log_s = torch.randn(channels).sign(), torch.randn(channels)
         if channels == 4:
             order = torch.tensor([2, 0, 3, 1])  # not its own inverse
-        sign, log_s = torch.randn(channels).sign(), torch.randn(channels)
+            sign = torch.tensor([1.0, -1.0, 1.0, 1.0])[torch.randperm(4)]  # never all alike
         columns = []
         for unit in torch.eye(channels):
             a = [
@@ -347,39 +349,50 @@ def backwards(answer: Any) -> None:
             raise Wrong(f"Mapped to z again, entry {where} of {dims} is the first that does not come back.")
 
 
+def microphones() -> Tensor:
+    """A (3, 3) for `unmix`, drawn until neither A, nor a mixture mixed again, nor a transposed answer separates."""
+    signs = [torch.tensor([1.0, *rest]) for rest in itertools.product((1.0, -1.0), repeat=2)]
+    middles = [torch.eye(3)[list(order)] * sign for order in itertools.permutations(range(3)) for sign in signs]
+    while True:
+        turns = torch.linalg.qr(torch.randn(2, 3, 3))[0]
+        mix = turns[0] @ torch.diag(between(0.5, 2.0, 3)) @ turns[1]
+        wrong = [mix, *(side @ m @ mix for side in (mix, torch.linalg.inv(mix).T) for m in middles)]
+        if min(crosstalk(w) for w in wrong) > 0.3:
+            return mix
+
+
+def crosstalk(product: Tensor) -> float:
+    """The largest, over the rows of W A, of the second largest entry over the largest."""
+    size = product.abs().sort(1).values
+    return (size[:, -2] / size[:, -1]).max().item()
+
+
 @exercise(points=3, stars=3, kind="experiment")
 def unmix(answer: Any) -> None:
     """unmix(x (N, 3)) -> W (3, 3): a matrix such that the coordinates of W x are independent again.
 
     x = A s for an unknown matrix A and three independent sources s, each Laplace. Looked at by W A, which must be a
-    permutation with scales: in every row one entry above all others, ten to one, and in another column each.
+    permutation with scales: in every row one entry above all others, ten to one, and in another column each. Asked
+    twice, since one rotation in a thousand separates by luck.
     """
-    mix = (
-        torch.linalg.qr(torch.randn(3, 3))[0] @ torch.diag(between(0.5, 2.0, 3)) @ torch.linalg.qr(torch.randn(3, 3))[0]
-    )
-    sources = torch.distributions.Laplace(0.0, torch.tensor(1.0)).sample((4000, 3))
-    got = samples(answer((sources @ mix.T).clone()), (3, 3), "W")
-    hold(torch.linalg.slogdet(got)[1].isfinite(), "Your W is singular.")
-    found = (got @ mix.to(got)).abs()
-    place = found.argmax(1)
-    rest = found.clone()
-    rest[torch.arange(3), place] = 0.0
-    ratio = (rest.amax(1) / found.amax(1)).max().item()
-    rows = got / got.norm(dim=1, keepdim=True)
-    turned = ((got.T @ mix.to(got)).abs().sort(1).values[:, 1] / (got.T @ mix.to(got)).abs().amax(1)).max().item()
-    undone = torch.linalg.inv(got) @ mix.to(got)
-    undone = (undone.abs().sort(1).values[:, 1] / undone.abs().amax(1)).max().item()
-    hold(undone > 0.1 or ratio < 0.1, "Your matrix mixes the sources as A does: its inverse is due.")
-    hold(turned > 0.1 or ratio < 0.1, "It looks transposed.")
-    white = got @ (mix @ mix.T).to(got) @ got.T
-    white = white / white.diagonal().sqrt().outer(white.diagonal().sqrt())
-    decorrelated = (white - torch.eye(3)).abs().max().item() < 0.1
-    hold(
-        ratio < 0.1 or not decorrelated,
-        "The coordinates of Wx are uncorrelated, but not independent: a Gaussian base cannot tell. Take another one.",
-    )
-    same = (rows @ rows.T - torch.eye(3)).abs().max().item() > 0.999
-    hold(ratio < 0.1 or not same, "Two rows of W are the same.")
+    for _ in range(2):
+        mix = microphones()
+        sources = torch.distributions.Laplace(0.0, torch.tensor(1.0)).sample((4000, 3))
+        got = samples(answer((sources @ mix.T).clone()), (3, 3), "W")
+        hold(torch.linalg.slogdet(got)[1].isfinite(), "Your W is singular.")
+        separates(got, mix.to(got))
+
+
+def separates(got: Tensor, mix: Tensor) -> None:
+    """Wrong unless W A is a permutation with scales, and was learned."""
+    ratio = crosstalk(got @ mix)
+    if ratio > 0.1:
+        turned = min(crosstalk(w @ mix) for w in (torch.linalg.inv(got), got.T))
+        hold(turned > 0.1, "It looks transposed, or it mixes the sources as A does: its inverse is due.")
+        white = got @ mix @ mix.T @ got.T
+        white = white / white.diagonal().sqrt().outer(white.diagonal().sqrt())
+        related = (white - torch.eye(3)).abs().max() >= 0.1
+        hold(related, "The coordinates of Wx are uncorrelated, but not independent: which base law can tell?")
     hold(ratio < 0.1, f"In some row of W A the second largest entry is {ratio:.2f} of the largest, not below 0.1.")
-    hold(len(set(place.tolist())) == 3, "Two rows of W find the same source.")
+    hold(len(set((got @ mix).abs().argmax(1).tolist())) == 3, "Two rows of W find the same source.")
     learned(ratio, 1e-4)

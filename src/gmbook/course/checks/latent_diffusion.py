@@ -71,12 +71,19 @@ def quantise(answer: Any) -> None:
     """
     for codes, dim in ((7, 3), (2, 1)):
         beta = between(0.1, 0.6).item()
-        z, table = torch.randn(6, dim).requires_grad_(), torch.randn(codes, dim).requires_grad_()
-        rows = [min(range(codes), key=lambda k: (z[b] - table[k]).square().sum().item()) for b in range(6)]
+        z = torch.randn(24, dim).requires_grad_()
+        # rows of uneven length: the nearest is not the one of the largest inner product
+        table = (
+            torch.linspace(0.3, 2.0, codes)[torch.randperm(codes), None] * torch.randn(codes, dim)
+        ).requires_grad_()
+        rows = [min(range(codes), key=lambda k: (z[b] - table[k]).square().sum().item()) for b in range(24)]
         e = table.detach()[rows]
         pair = answer(z, table, beta)
         hold(isinstance(pair, (tuple, list)) and len(pair) == 2, "Return a pair: what the decoder is given, penalty.")
-        given, penalty = numbers(pair[0], (6, dim), "what the decoder is given"), numbers(pair[1], (6,), "the penalty")
+        given, penalty = (
+            numbers(pair[0], (24, dim), "what the decoder is given"),
+            numbers(pair[1], (24,), "the penalty"),
+        )
         agree(given, e, "What the decoder is given", hints={"It is not rounded.": z.detach()})
         apart = (z.detach() - e).square().sum(1)
         hints = {"The weight β stands at one of the two terms only.": 2 * apart,
@@ -84,9 +91,9 @@ def quantise(answer: Any) -> None:
                  "One of the two terms is missing.": apart,
                  "One of the two terms is missing or has the other's weight.": beta * apart}  # fmt: skip
         agree(penalty, (1 + beta) * apart, "The penalty", hints=hints)
-        pull = torch.randn(6, dim)
+        pull = torch.randn(24, dim)
         # one backward pass carries both: the decoder's pull and the penalty, with a weight for each code
-        worth = between(0.5, 2.0, 6)
+        worth = between(0.5, 2.0, 24)
         total = (given * pull).sum() + (penalty * worth).sum()
         to_z = gradient(total, z, "the codes z")
         to_table = gradient(total, table, "the table")

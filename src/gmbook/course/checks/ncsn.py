@@ -246,14 +246,15 @@ def blend(answer: Any) -> None:
     log-density; and far out, where both densities are 0 in floating point.
     """
     for far in (1.0, 60.0):
-        centres, stds, weight = 1.5 * torch.randn(2, 3), between(0.5, 1.5, 2), between(0.05, 0.95)
-        x = (far * torch.randn(8, 3)).requires_grad_()
+        centres, stds, weight = torch.randn(2, 3), between(0.5, 1.5, 2), between(0.05, 0.35)
+        weight = weight if torch.rand(()) < 0.5 else 1 - weight
+        x = (centres.mean(0) + far * torch.randn(16, 3)).requires_grad_()
         logs = [-(((x - m) / s) ** 2).sum(1) / 2 - 3 * s.log() for m, s in zip(centres, stds)]
         whole = torch.logsumexp(torch.stack([weight.log() + logs[0], (1 - weight).log() + logs[1]]), 0)
         (want,) = torch.autograd.grad(whole.sum(), x)
         parts = [(m - x.detach()) / s**2 for m, s in zip(centres, stds)]
         given = [*(value.detach().clone() for value in logs), *(part.clone() for part in parts), weight.item()]
-        got = numbers(answer(*given), (8, 3), "the score" if far == 1 else "the score far out")
+        got = numbers(answer(*given), (16, 3), "the score" if far == 1 else "the score far out")
         hints = {"The densities at x do not enter: only the fixed weights do.":
                      weight * parts[0] + (1 - weight) * parts[1],
                  "The weights do not enter.": torch.sigmoid(logs[0] - logs[1]).detach()[:, None] * (parts[0] - parts[1])
