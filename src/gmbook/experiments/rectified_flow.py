@@ -182,9 +182,14 @@ def reflow(
 
 
 fine_tune = partial(Recipe, batch_size=64, lr=5e-4, warmup=100, decay="cosine", clip=1.0, ema_decay=0.995)
+one_step = partial(evaluate, calls=(1, 2), reflowed=True)
 
 EXPERIMENTS = (
     points("rectified_flow", GAUSSIANS, lambda: RectifiedFlow(net(), (2,)), 8000),
     # a laptop: 20 calls a pair and 0.2 s a step, ten minutes of one core in all; the pairs are shown nine times
     *reflow("mnist", RectifiedFlow, one_rectified, evaluate, (12_000, 10, 1600), (200_000, 25, 50_000)),
+    # a nearly straight teacher needs few calls
+    *reflow("mnist-distilled", Distilled, two_rectified, one_step, (6000, 5, 800), (200_000, 10, 20_000)),
+    # as many steps as reflow and distillation together, on the pairs of the first flow
+    *reflow("mnist-directly", Distilled, one_rectified, one_step, (12_000, 10, 2400), (200_000, 25, 70_000)),
 )
