@@ -9,6 +9,7 @@ from gmbook.metrics.metric import Metric, Protocol
 NAMES = {
     "bits_per_dim": "bits/dim",
     "bits_per_dim_bound": "bits/dim, bound",
+    **{f"bits_per_dim_bound_{n}": f"bits/dim, bound, of {n} steps" for n in (1000, 50, 20, 10)},
     "bits_per_dim_flow": "bits/dim along the flow",
     "bits_per_dim_iwae": "bits/dim, IWAE bound",
     "bits_per_dim_spread": "standard deviation of bits/dim over draws of the noise",
@@ -27,6 +28,7 @@ NAMES = {
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "histogram": "histogram per pixel",
     "known_words": "share of sampled words that the training text has",
+    "large_variance": "same mean, β for the variance",
     "leans_as_asked": "lean as the caption says",
     "letter_frequencies": "letter frequencies",
     "mean_image": "mean image",
@@ -43,6 +45,7 @@ NAMES = {
     "classified_by_bayes": "classified rightly by Bayes' rule",
     "nats_of_a_wrong_label": "cost of a wrong label",
     **{f"recall_at_{n}": f"recall, network calls: {n}" for n in (1, 2, 4, 8, 25)},
+    "small_variance": "same mean, β̃ for the variance",
     "sliced_w2": "sliced W2",
     "straightness": "straightness S",
     "reconstruction_error": "root mean square error of reconstructions",
