@@ -26,6 +26,7 @@ NAMES = {
     "frechet_distance_to_reconstructions": "classifier Fréchet distance to reconstructions of real digits",
     "gaussian": "one Gaussian",
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
+    "half_the_steps": "by half of the steps",
     "histogram": "histogram per pixel",
     "known_words": "share of sampled words that the training text has",
     "large_variance": "same mean, β for the variance",
