@@ -33,9 +33,9 @@ REFERENCE = (
     "1,300,000 steps, time even on [1e-5, 1]"
 )
 SAMPLING = "reverse SDE, 100 steps, quadratic in t from 1 to 1e-3, guidance s = 1.5, no selection"
-# 30 steps are enough for a Gaussian as narrow as a background pixel, to 0.002 bits. They flatter a trained network, whose
-# field is rougher: on four digits 2.83 bits/dim by 30 steps, 3.48 by 60, 3.34 by 120. So the report says what half of
-# them give.
+# 30 steps are enough for a Gaussian as narrow as a background pixel, to 0.002 bits. They flatter a trained network,
+# whose field is rougher: on four digits 2.83 bits/dim by 30 steps, 3.48 by 60, 3.34 by 120. So the report says what
+# half of them give.
 FLOW_STEPS = 200
 SETTING = f"given the label; dequantised, one probe of the trace, {FLOW_STEPS} RK4 steps even in log(sigma/alpha)"
 SAMPLES_FROM = 1e-3  # where sampling stops, the paper's; the likelihood goes on to the path's t_min
@@ -96,8 +96,8 @@ def sample(model: Any, labels: Tensor, scale: float = 1.5, steps: int = 100) -> 
 
 
 def bits(model: ScoreSDE, x: Tensor, y: Tensor, t_min: float, levels: int = 256, steps: int = FLOW_STEPS) -> Tensor:
-    """Bits/dim of integer images (N, C, H, W) given their labels by the flow from t_min in so many steps of RK4, one draw
-    of dequantisation and of the trace's probe each: (N,). The density is that of centred pixels, hence the offset
+    """Bits/dim of integer images (N, C, H, W) given their labels by the flow from t_min in so many steps of RK4, one
+    draw of dequantisation and of the trace's probe each: (N,). The density is that of centred pixels, hence the offset
     log₂ levels − 1."""
     path, found = model.path, []
     least, most = path.noise_ratio(torch.tensor([t_min, path.t_max], dtype=torch.float64)).log().tolist()
@@ -111,8 +111,8 @@ def bits(model: ScoreSDE, x: Tensor, y: Tensor, t_min: float, levels: int = 256,
 
 
 def report(model: Any, test: data.ImageSet, n: int = 32, steps: int = FLOW_STEPS) -> Metric:
-    """Bits/dim of n test images, and beside them what the same flow says when it starts where samples end, and what half
-    of the steps give. All from the same draws."""
+    """Bits/dim of n test images, and beside them what the same flow says when it starts where samples end, and what
+    half of the steps give. All from the same draws."""
     values = {}
     for name, start, count in (
         ("value", model.path.t_min, steps),
