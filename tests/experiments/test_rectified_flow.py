@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from gmbook.experiments.rectified_flow import PairBatches
+from gmbook.experiments.rectified_flow import Distilled, PairBatches
 from gmbook.papers.flow_matching import FlowMatching
 
 
@@ -39,3 +39,14 @@ def test_an_epoch_shows_every_pair_once_and_the_second_in_another_order():
     noise = torch.cat([PairBatches(FlowMatching(field, (2,)), 4000, 1, size=4000, seed=0).read(torch.arange(4000))[1]])
     assert noise.mean().abs() < 6 / 8000**0.5 and abs(noise.std() - 1) < 0.05
     assert math.prod(noise.shape) == 8000
+
+
+def test_the_distilled_flow_learns_the_chord_at_the_noise_alone():
+    net = torch.nn.Linear(2, 2, bias=False)
+    student = Distilled(lambda x, t, y: net(x) * t[:, None], (2,))
+    student.weights = net  # registered, so that it is among the parameters
+    (name, player), *others = student.objectives().items()
+    x0, noise = torch.randn(2, 6, 2)
+    expected = (noise @ net.weight.T - (noise - x0)).square().mean()  # at t = 1, where the path is the noise
+    torch.testing.assert_close(player.loss(x0, noise), expected)
+    assert name == "distillation" and not others and [id(p) for p in player.parameters] == [id(net.weight)]

@@ -1,0 +1,43 @@
+"""Bits of images along the flow of a Gaussian, whose score is known."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from gmbook.core.paths import VPPath
+from gmbook.data import ImageSet
+from gmbook.experiments import score_sde
+from gmbook.experiments.images import centred
+from gmbook.papers.score_sde import ScoreSDE
+
+SHAPE, STD = (1, 4, 4), 0.4
+
+
+def exact():
+    """The model of N(0, 0.16 I): ε̂ = σ x / (0.16 α² + σ²)."""
+    path = VPPath(t_min=1e-5)
+
+    def eps(x, t, y):
+        alpha, sigma = (v.to(x)[:, None, None, None] for v in path.alpha_sigma(t.double()))
+        return sigma * x / (alpha**2 * STD**2 + sigma**2)
+
+    return ScoreSDE(eps, path, SHAPE)
+
+
+def test_bits_are_those_of_the_density_and_the_report_says_what_fewer_steps_give():
+    x = torch.randint(0, 256, (6, *SHAPE), generator=torch.Generator().manual_seed(1)).byte()
+    images = ImageSet(x, torch.zeros(6, dtype=torch.int64), "noise", "test", ("none",))
+    torch.manual_seed(0)
+    density = Normal(0.0, STD).log_prob(centred(x, 256).double()).sum((1, 2, 3))
+    expected = -density / (16 * math.log(2)) + 7  # cells of 2/256
+    torch.manual_seed(0)
+    found = score_sde.bits(exact(), x, images.y, 1e-5, steps=60)
+    torch.testing.assert_close(found.double(), expected, atol=2e-3, rtol=0)
+    report = score_sde.report(exact(), images, n=6, steps=60)
+    assert report.part("value") == pytest.approx(expected.mean().item(), abs=2e-3)
+    for name, start, steps in (("half_the_steps", 1e-5, 30), ("from_t_0.001", 1e-3, 60)):
+        torch.manual_seed(0)
+        other = score_sde.bits(exact(), x, images.y, start, steps=steps).mean().item()
+        assert report.baselines[name] == pytest.approx(other, abs=1e-5) and other != report.part("value")
