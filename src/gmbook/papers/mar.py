@@ -208,6 +208,10 @@ class CodebookHead(Head):
         """The index of the nearest codeword: (N, C) -> (N,) int64."""
         return torch.cdist(x, self.codebook.to(x)).argmin(1)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """The codeword itself: what is left of x, (N, C) -> (N, C)."""
+        return self.codebook[self.quantise(x)]
+
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         return F.cross_entropy(check_output(self.net(z), (len(z), len(self.codebook))), self.quantise(x))
 
