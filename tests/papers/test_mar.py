@@ -602,6 +602,22 @@ def test_a_codebook_cannot_be_finer_than_its_words():
         assert off == pytest.approx(error, abs=0.02)
 
 
+@pytest.mark.equation("mar-codebook")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_backbone_reads_codewords_in_training_as_in_sampling(causal):
+    """What is between the codewords is nowhere in a sample, so no training may show it; other heads show x itself."""
+    read, words = [], torch.tensor([[-1.0], [1.0]])
+    backbone = CausalTransformer(3, 1, 8, 1, 2) if causal else MaskedTransformer(3, 1, 8, (1, 1), 2)
+    backbone.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    x = torch.randn(40, 3)
+    model = MAR(backbone, CodebookHead(nn.Linear(8, 2), words), (3,), order="raster", ratio=(0.0, 0.5))
+    model.loss(x)
+    assert torch.equal(read[-1][..., 0], x.sign())
+    torch.testing.assert_close(model.head.seen(x[..., None])[..., 0], x.sign())
+    MAR(backbone, MeanHead(nn.Linear(8, 1)), (3,), order="raster").loss(x)
+    assert torch.equal(read[-1][..., 0], x)
+
+
 @pytest.mark.equation("mar-sampler")
 @pytest.mark.parametrize("variance", ["large", "small"])
 def test_fewer_steps_of_the_head_are_a_sub_sequence(variance):

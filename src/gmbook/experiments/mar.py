@@ -128,8 +128,7 @@ def evaluate_words(model: Any, n: int) -> list[Metric]:
     """The same, and what the codewords alone lose: the distance of real digits, each patch its nearest codeword."""
     test = data.mnist("test")
     real, other = real_images(test, n)
-    tokens = model.tokenise(other.to(device()))
-    rebuilt = model.assemble(model.head.nearest(tokens.flatten(0, 1)).reshape(tokens.shape)).cpu()
+    rebuilt = model.assemble(model.head.seen(model.tokenise(other.to(device())))).cpu()
     judge, card = classifier.recorded(), Protocol(n, of_set(test), len(real), network=CLASSIFIER, seed=seed())
     floor, apart = (frechet_distance(judge.features(x), judge.features(real)).item() for x in (other, rebuilt))
     lost = Metric("reconstruction_frechet_distance", apart, floor=floor, protocol=card)

@@ -71,6 +71,10 @@ class Head(nn.Module, ABC):
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         """x (N, C), z (N, D) -> (), the mean over tokens."""
 
+    def seen(self, x: Tensor) -> Tensor:
+        """What a backbone reads of a known token, (..., C) -> (..., C): x, or what this head would have drawn for it."""
+        return x
+
     @abstractmethod
     def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
         """One draw for each z (N, D), guided by `scale` away from p(x | null), null (N, D): (N, C)."""
@@ -208,9 +212,9 @@ class CodebookHead(Head):
         """The index of the nearest codeword: (N, C) -> (N,) int64."""
         return torch.cdist(x, self.codebook.to(x)).argmin(1)
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """The codeword itself: what is left of x, (N, C) -> (N, C)."""
-        return self.codebook[self.quantise(x)]
+    def seen(self, x: Tensor) -> Tensor:
+        """The codeword: (..., C) -> (..., C). In sampling the backbone reads codewords, so in training it must too."""
+        return self.codebook[self.quantise(x.flatten(0, -2))].reshape(x.shape)
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         return F.cross_entropy(check_output(self.net(z), (len(z), len(self.codebook))), self.quantise(x))
@@ -295,7 +299,7 @@ class MAR(Model):
         order, total = self.draw_order(len(x)), self.backbone.tokens
         tokens = _take(self.tokenise(x), order)
         masked = total if self.backbone.causal else math.ceil(total * mask_ratios(1, *self.ratio).item())
-        z = self.backbone(tokens, order, total - masked, self.labels(y, len(x)))  # (B, masked, D)
+        z = self.backbone(self.head.seen(tokens), order, total - masked, self.labels(y, len(x)))  # (B, masked, D)
         return self.head.loss(tokens[:, total - masked :].flatten(0, 1), z.flatten(0, 1))
 
     def sizes(self, steps: int | None) -> list[int]:
