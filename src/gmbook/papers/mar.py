@@ -72,7 +72,7 @@ class Head(nn.Module, ABC):
         """x (N, C), z (N, D) -> (), the mean over tokens."""
 
     def seen(self, x: Tensor) -> Tensor:
-        """What a backbone reads of a known token, (..., C) -> (..., C): x, or what this head would have drawn for it."""
+        """What a backbone reads of a known token, (..., C) -> (..., C): x, or what this head would draw for it."""
         return x
 
     @abstractmethod
@@ -294,7 +294,11 @@ class MAR(Model):
         return places if self.order == "raster" else torch.rand(places.shape, device=places.device).argsort(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The head's loss on the tokens that the backbone does not know, mean over them: (). Sections 3.2 and 3.4."""
+        """The head's loss on the tokens that the backbone does not know, mean over them: (). Sections 3.2 and 3.4.
+
+        For a head whose loss is −log p(x | z), with exact conditionals and all numbers of masked tokens equally likely
+        (such as ratio = (0, 1000)), L times this is −log p(x) in the mean over orders and numbers (mar-any-order).
+        """
         check_event(x, self.shape)
         order, total = self.draw_order(len(x)), self.backbone.tokens
         tokens = _take(self.tokenise(x), order)
