@@ -325,6 +325,7 @@ def test_squared_error_draws_the_mean():
 
 
 @pytest.mark.equation("mar-loss")
+@pytest.mark.equation("mar-gaussian-token")
 def test_optimal_network_of_a_gaussian_token():
     """p(x | z) = N(z, s²): ε* = √(1−ᾱ)(x_t − √ᾱ z)/(ᾱs² + 1 − ᾱ) has the least loss, the floor in closed form, and
     every other network has more."""

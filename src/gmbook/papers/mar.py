@@ -83,8 +83,9 @@ class Head(nn.Module, ABC):
 class DiffusionHead(Head):
     """The paper's head, a diffusion model of a single token with z for its label (mar-loss, mar-sampler, mar-guidance).
 
-    L(z, x) = E ‖ε − ε_θ(x_t | t, z)‖², Section 3.2: `diffusion.loss` and nothing else. The sampler is the ancestral one
-    with its noise σ_t δ scaled by τ, the temperature; guidance is ε_u + s(ε_c − ε_u), on the head's network.
+    L(z, x) = E ‖ε − ε_θ(x_t | t, z)‖², Section 3.2: `diffusion.loss` and nothing else. It has a floor above 0
+    (mar-gaussian-token). The sampler is the ancestral one with its noise σ_t δ scaled by τ, the temperature; guidance
+    is ε_u + s(ε_c − ε_u), on the head's network.
 
     Args:
         diffusion: a DDPM over (C,) whose network is net(x_t (N, C), t (N,), z (N, D)), such as `AdaMLP`.
