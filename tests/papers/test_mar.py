@@ -1,5 +1,6 @@
 """MAR against exact conditionals of Gaussian tokens, quadrature, Jacobians and scipy; and a bimodal law, learned."""
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ from gmbook.papers.mar import (
     cosine_sizes,
     mask_ratios,
 )
-from gmbook.papers.theory.mar import total_correlation
+from gmbook.papers.theory.mar import price_of_sets, total_correlation
 from gmbook.train import train
 
 
@@ -133,6 +134,68 @@ def test_tokens_of_one_step_are_independent():
 
 
 @pytest.mark.equation("mar-parallel")
+def test_price_of_sets_is_the_divergence_of_what_the_sampler_draws():
+    """Four tokens in sets of 1, 2 and 1: the sampler's own Gaussian, built row by row, and KL in closed form."""
+    root = torch.tensor(
+        [[1.0, 0.2, 0, 0], [0.7, 0.9, 0.1, 0], [-0.4, 0.3, 1.1, 0], [0.5, 0.2, -0.6, 0.8]], dtype=DOUBLE
+    )
+    covariance, zero = root @ root.T, torch.zeros(4, dtype=DOUBLE)
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        c, weights, stds, known = covariance[order][:, order], torch.zeros(4, 4, dtype=DOUBLE), [], 0
+        for size in (1, 2, 1):  # x_j = Σ w_ji x_i + std · noise, i in the sets before
+            for j in range(known, known + size):
+                weights[j, :known] = torch.linalg.lstsq(c[:known, :known], c[:known, j : j + 1]).solution[:, 0]
+                stds.append((c[j, j] - weights[j] @ c[:, j]).sqrt())
+            known += size
+        mixing = torch.linalg.inv(torch.eye(4, dtype=DOUBLE) - weights) @ torch.stack(stds).diag()
+        price = kl_normal_full(zero, c, zero, mixing @ mixing.T)
+        assert price_of_sets(covariance, torch.tensor(order), (1, 2, 1)).item() == pytest.approx(price.item(), rel=1e-9)
+        assert price > 0.05
+        assert price_of_sets(covariance, torch.tensor(order), (1, 1, 1, 1)).abs() < 1e-12
+    with pytest.raises(ValueError, match="sum to 4"):
+        price_of_sets(covariance, torch.arange(4), (1, 2))
+
+
+@pytest.mark.equation("mar-equicorrelated")
+@pytest.mark.parametrize(("known", "drawn", "rho"), [(0, 4, 0.3), (3, 2, 0.6), (5, 4, 0.9)])
+def test_known_tokens_lower_the_correlation_of_the_rest(known, drawn, rho):
+    """After m equicorrelated tokens the rest have correlation ρ/(1 + mρ): by inverting a block of the precision."""
+    precision = torch.linalg.inv(equicorrelated(known + drawn, rho))[known:, known:]
+    left = torch.linalg.inv(precision)
+    correlation = rho / (1 + known * rho)
+    torch.testing.assert_close(left / left[0, 0], equicorrelated(drawn, correlation))
+    after = price_of_sets(equicorrelated(known + drawn, rho), torch.arange(known + drawn), [1] * known + [drawn])
+    closed = -math.log((1 - correlation) ** (drawn - 1) * (1 + (drawn - 1) * correlation)) / 2
+    assert after.item() == pytest.approx(closed, rel=1e-10)
+
+
+@pytest.mark.equation("mar-any-order")
+def test_the_loss_with_all_counts_alike_is_the_likelihood():
+    """Exact conditionals of three Gaussian tokens, −log p for a loss: L times its mean over draws is −log N(x; 0, Σ);
+    and by hand over all orders and counts to the last digit."""
+    covariance = torch.tensor([[1.0, 0.6, -0.3], [0.6, 2.0, 0.4], [-0.3, 0.4, 0.5]], dtype=DOUBLE)
+    backbone, x = GaussianContext(covariance), torch.tensor([[0.7, -1.1, 0.4]], dtype=DOUBLE)
+
+    class Density(GaussianHead):
+        def loss(self, x, z):
+            mean, std = z.chunk(2, 1)
+            return -torch.distributions.Normal(mean, std).log_prob(x).mean()
+
+    want = -torch.distributions.MultivariateNormal(torch.zeros(3, dtype=DOUBLE), covariance).log_prob(x[0]).item()
+    total = 0.0
+    for order in itertools.permutations(range(3)):
+        place = torch.tensor([order])
+        for masked in (1, 2, 3):
+            z = backbone(x[:, place[0], None], place, 3 - masked)
+            total += Density().loss(x[0, place[0, 3 - masked :], None], z[0]).item() / 6
+    assert total == pytest.approx(want, rel=1e-12)
+    model = MAR(backbone, Density(), (3,), ratio=(0.0, 1000.0))
+    torch.manual_seed(0)
+    draws = 3 * torch.stack([model.loss(x) for _ in range(3000)])
+    assert draws.mean().item() == pytest.approx(want, abs=6 * draws.std().item() / 3000**0.5)
+
+
+@pytest.mark.equation("mar-equicorrelated")
 @pytest.mark.parametrize(("d", "rho"), [(2, 0.5), (5, 0.3), (9, 0.9)])
 def test_price_of_equicorrelated_tokens(d, rho):
     """−½ log[(1 − ρ)^{d−1}(1 + (d − 1)ρ)], and the KL divergence between full Gaussians."""
@@ -262,6 +325,7 @@ def test_squared_error_draws_the_mean():
 
 
 @pytest.mark.equation("mar-loss")
+@pytest.mark.equation("mar-gaussian-token")
 def test_optimal_network_of_a_gaussian_token():
     """p(x | z) = N(z, s²): ε* = √(1−ᾱ)(x_t − √ᾱ z)/(ᾱs² + 1 − ᾱ) has the least loss, the floor in closed form, and
     every other network has more."""
@@ -600,6 +664,22 @@ def test_a_codebook_cannot_be_finer_than_its_words():
         head = CodebookHead(nn.Linear(1, len(words)), torch.tensor(words))
         off = (head.codebook[head.quantise(spikes)] - spikes).square().mean().item()
         assert off == pytest.approx(error, abs=0.02)
+
+
+@pytest.mark.equation("mar-codebook")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_backbone_reads_codewords_in_training_as_in_sampling(causal):
+    """What is between the codewords is nowhere in a sample, so no training may show it; other heads show x itself."""
+    read, words = [], torch.tensor([[-1.0], [1.0]])
+    backbone = CausalTransformer(3, 1, 8, 1, 2) if causal else MaskedTransformer(3, 1, 8, (1, 1), 2)
+    backbone.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    x = torch.randn(40, 3)
+    model = MAR(backbone, CodebookHead(nn.Linear(8, 2), words), (3,), order="raster", ratio=(0.0, 0.5))
+    model.loss(x)
+    assert torch.equal(read[-1][..., 0], x.sign())
+    torch.testing.assert_close(model.head.seen(x[..., None])[..., 0], x.sign())
+    MAR(backbone, MeanHead(nn.Linear(8, 1)), (3,), order="raster").loss(x)
+    assert torch.equal(read[-1][..., 0], x)
 
 
 @pytest.mark.equation("mar-sampler")

@@ -71,6 +71,10 @@ class Head(nn.Module, ABC):
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         """x (N, C), z (N, D) -> (), the mean over tokens."""
 
+    def seen(self, x: Tensor) -> Tensor:
+        """What a backbone reads of a known token, (..., C) -> (..., C): x, or what this head would draw for it."""
+        return x
+
     @abstractmethod
     def draw(self, z: Tensor, temperature: float = 1.0, scale: float = 1.0, null: Tensor | None = None) -> Tensor:
         """One draw for each z (N, D), guided by `scale` away from p(x | null), null (N, D): (N, C)."""
@@ -79,8 +83,9 @@ class Head(nn.Module, ABC):
 class DiffusionHead(Head):
     """The paper's head, a diffusion model of a single token with z for its label (mar-loss, mar-sampler, mar-guidance).
 
-    L(z, x) = E ‖ε − ε_θ(x_t | t, z)‖², Section 3.2: `diffusion.loss` and nothing else. The sampler is the ancestral one
-    with its noise σ_t δ scaled by τ, the temperature; guidance is ε_u + s(ε_c − ε_u), on the head's network.
+    L(z, x) = E ‖ε − ε_θ(x_t | t, z)‖², Section 3.2: `diffusion.loss` and nothing else. It has a floor above 0
+    (mar-gaussian-token). The sampler is the ancestral one with its noise σ_t δ scaled by τ, the temperature; guidance
+    is ε_u + s(ε_c − ε_u), on the head's network.
 
     Args:
         diffusion: a DDPM over (C,) whose network is net(x_t (N, C), t (N,), z (N, D)), such as `AdaMLP`.
@@ -208,6 +213,10 @@ class CodebookHead(Head):
         """The index of the nearest codeword: (N, C) -> (N,) int64."""
         return torch.cdist(x, self.codebook.to(x)).argmin(1)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """The codeword: (..., C) -> (..., C). In sampling the backbone reads codewords, so in training it must too."""
+        return self.codebook[self.quantise(x.flatten(0, -2))].reshape(x.shape)
+
     def loss(self, x: Tensor, z: Tensor) -> Tensor:
         return F.cross_entropy(check_output(self.net(z), (len(z), len(self.codebook))), self.quantise(x))
 
@@ -286,12 +295,16 @@ class MAR(Model):
         return places if self.order == "raster" else torch.rand(places.shape, device=places.device).argsort(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The head's loss on the tokens that the backbone does not know, mean over them: (). Sections 3.2 and 3.4."""
+        """The head's loss on the tokens that the backbone does not know, mean over them: (). Sections 3.2 and 3.4.
+
+        For a head whose loss is −log p(x | z), with exact conditionals and all numbers of masked tokens equally likely
+        (such as ratio = (0, 1000)), L times this is −log p(x) in the mean over orders and numbers (mar-any-order).
+        """
         check_event(x, self.shape)
         order, total = self.draw_order(len(x)), self.backbone.tokens
         tokens = _take(self.tokenise(x), order)
         masked = total if self.backbone.causal else math.ceil(total * mask_ratios(1, *self.ratio).item())
-        z = self.backbone(tokens, order, total - masked, self.labels(y, len(x)))  # (B, masked, D)
+        z = self.backbone(self.head.seen(tokens), order, total - masked, self.labels(y, len(x)))  # (B, masked, D)
         return self.head.loss(tokens[:, total - masked :].flatten(0, 1), z.flatten(0, 1))
 
     def sizes(self, steps: int | None) -> list[int]:
