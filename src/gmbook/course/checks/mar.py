@@ -237,7 +237,8 @@ class Places:
     """A backbone whose z says which place is asked for and what is known; it remembers its calls."""
 
     def __init__(self, count: int):
-        self.pull, self.calls = torch.randn(count), []
+        self.pull = torch.randn(count)
+        self.calls: list[tuple[Tensor, Tensor, int]] = []
 
     def __call__(self, x: Tensor, order: Tensor, known: int) -> Tensor:
         """(B, L, 1), (B, L), known -> (B, L − known, 2)."""
