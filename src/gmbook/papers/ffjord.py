@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_output
-from gmbook.core.divergence import divergence
+from gmbook.core.divergence import divergence, pullback
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.density import Flow
 from gmbook.core.flows.multiscale import Multiscale, Squeeze
@@ -105,19 +105,20 @@ class CNF(Bijection):
         return check_output(self.net(z, t.to(z).expand(len(z)), None), z.shape)
 
     def _augmented(self, shape: torch.Size, epsilon: Tensor | None, with_jacobian: bool) -> Callable:
-        """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3)."""
+        """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3). One backward pass gives εᵀ∂f/∂z, and
+        with it both the trace and the Jacobian's norm."""
 
         def rates(state: Tensor, t: Tensor) -> Tensor:
             grad = torch.is_grad_enabled()
             z = state[:, :-3].reshape(shape)
             if not (grad and z.requires_grad):  # without grad a view may claim to require it, and is no graph's
                 z = z.detach().requires_grad_()
-            f, trace = divergence(lambda z: self.field(z, t), z, epsilon, create_graph=grad or with_jacobian)
-            jacobian = torch.zeros_like(trace)
-            if with_jacobian:
-                with torch.enable_grad():
-                    (pull,) = torch.autograd.grad(f, z, epsilon, create_graph=grad)
-                jacobian = pull.flatten(1).square().sum(1)
+            if epsilon is None:
+                f, trace = divergence(lambda z: self.field(z, t), z, create_graph=grad)
+            else:
+                f, pull = pullback(lambda z: self.field(z, t), z, epsilon, create_graph=grad)
+                trace = (pull * epsilon).flatten(1).sum(1)
+            jacobian = pull.flatten(1).square().sum(1) if with_jacobian else torch.zeros_like(trace)
             f = f.flatten(1)
             return torch.cat([f, torch.stack([trace, f.square().sum(1), jacobian], 1)], 1)
 
@@ -249,6 +250,10 @@ class FFJORD(Flow):
     def cnf(self) -> CNF:
         """Its last continuous layer."""
         return self.cnfs[-1]
+
+    def networks(self) -> list[nn.Module]:
+        """None: f is differentiated twice in training, once for the trace and once for the weights."""
+        return []
 
     @property
     def evaluations(self) -> int:
