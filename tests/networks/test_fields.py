@@ -1,11 +1,11 @@
-"""The field for images: its shape and places, its smoothness, and that it reads the time."""
+"""The field for images: its shape and places, its smoothness, and that it reads the time. Several fields at once."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from gmbook.networks.fields import ConvField
+from gmbook.networks.fields import ConvField, Several
 
 
 def field(**options):
@@ -46,3 +46,17 @@ def test_every_layer_reads_the_time_and_the_field_is_smooth():
 def test_a_size_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="7×6 are not divisible by the patch, 2"):
         ConvField()(torch.zeros(1, 1, 7, 6), torch.zeros(1))
+
+
+def test_several_fields_side_by_side_are_each_its_own():
+    """Each block of rows is what its copy gives alone, and moves the weights of no other."""
+    torch.manual_seed(0)
+    net, x, t = Several(3, 2, 8, 2).double(), torch.randn(12, 2, dtype=torch.float64), torch.rand(12).double()
+    out = net(x, t)
+    for k in range(3):
+        rows = slice(4 * k, 4 * k + 4)
+        torch.testing.assert_close(out[rows], net.one(k)(x[rows], t[rows]))
+    assert (net.one(0)(x[4:8], t[4:8]) - out[4:8]).abs().min() > 1e-3
+    slopes = torch.autograd.grad(out[4:8].sum(), list(net.parameters()))
+    assert all(g[1].abs().max() > 0 and g[[0, 2]].abs().max() == 0 for g in slopes)
+    assert net.float()(x.float(), t).dtype == torch.float32  # a solver's time is in double precision
