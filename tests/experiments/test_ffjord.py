@@ -71,7 +71,13 @@ def test_one_run_is_penalised_and_the_other_is_not():
         assert model.shape == (1, 14, 14) and model.levels == 256
 
 
+def test_a_live_model_fits_the_images_that_are_there():
+    small = ffjord.halved(data.digits("train"))
+    model = ffjord.live(small)
+    assert (model.shape, model.levels) == ((1, 4, 4), 17) and model.loss(small.x[:8]).isfinite()
+
+
 def test_samples_are_solved_finely_and_scaled():
     torch.manual_seed(1)
-    drawn = ffjord.sample(ffjord.digits(0.0, width=4, side=4), torch.zeros(7))
+    drawn = ffjord.sample(ffjord.digits(0.0, 4, (1, 4, 4)), torch.zeros(7))
     assert drawn.shape == (7, 1, 4, 4) and drawn.min() >= -1 and drawn.max() <= 1 and drawn.std() > 0.1
