@@ -256,10 +256,7 @@ def trace(answer: Any) -> None:
             hold(got[rows].std() > 1e-6, "All estimates are alike: each row has its own probe.")
             std = (2 * symmetric.square().sum()).sqrt()  # of a normal probe; no sign is noisier
             mean_is(got[rows], matrix.trace(), "The estimates' mean", std)
-            spread = got[rows].var()
-            signs = 2 * (symmetric.square().sum() - matrix.diagonal().square().sum())
-            hold(spread < 1.35 * std**2, "The estimates scatter more than those of a normal probe.")
-            hold(spread > 0.6 * signs, "The estimates scatter less than those of signs: is it one probe for each row?")
+            hold(got[rows].var() < 1.35 * std**2, "The estimates scatter more than those of a normal probe.")
         pairs = (got[half][:count] - got[half].mean()) * (got[~half][:count] - got[~half].mean())
         scale = got[half].std() * got[~half].std()
         hold(pairs.mean().abs() < 8 * scale / math.sqrt(count), "Neighbouring rows have the same probe.")
