@@ -72,7 +72,7 @@ def batches(seed: int, size: int) -> Iterable[tuple[Tensor, ...]]:
 
 def at(model: FFJORD, tolerance: float) -> FFJORD:
     """The same flow, with the same field, solved at another tolerance, in evaluation mode."""
-    found = {"jacobian": 1.0, "rtol": tolerance, "atol": tolerance, "levels": model.levels or 256}
+    found: dict[str, Any] = {"jacobian": 1.0, "rtol": tolerance, "atol": tolerance, "levels": model.levels or 256}
     other = FFJORD(model.cnf.net, model.shape, ALPHA, **found)
     return other.to(model.device).eval()
 

@@ -118,7 +118,8 @@ def log_density(answer: Any) -> None:
     """
     for dims, steps in ((3, 1), (2, 4), (3, 3)):
         a, c, b = 0.7 * torch.randn(dims, dims), torch.randn(dims, dims), torch.randn(dims)
-        x, eps, times = torch.randn(5, dims), torch.randn(5, dims), []
+        x, eps = torch.randn(5, dims), torch.randn(5, dims)
+        times: list[float] = []
 
         def f(z: Tensor, t: Any, a: Tensor = a, c: Tensor = c, b: Tensor = b, times: list[float] = times) -> Tensor:
             time = torch.as_tensor(t, dtype=z.dtype).reshape(-1)[0]
