@@ -2,15 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from specimen import Specimen, net
 from torch import nn
 
+from gmbook.core.flows.density import StandardLogistic
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import dopri5, euler, rk4
 from gmbook.networks.mlp import SmoothField, TimeMLP
 from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
+from gmbook.papers.theory.ffjord import hutchinson_variance, step_excess
 
 SPECIMEN = Specimen(lambda: FFJORD(net(), (2,)), labels=False)
 
@@ -161,6 +164,65 @@ def test_variances_of_the_two_probes():
     assert 2 * full == 24 and 2 * (full - diagonal) == 4
 
 
+@pytest.mark.equation("ffjord-hutchinson-variance")
+def test_the_formula_of_the_variance_against_all_signs_and_by_quadrature():
+    """Signs: all 2⁴ of them. Normal: products of Hermite nodes. And a third probe, ±√2 or 0, of fourth moment 2."""
+    torch.manual_seed(0)
+    a = torch.randn(4, 4, dtype=torch.float64)
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(5))
+    probes = {
+        1.0: (torch.tensor([-1.0, 1.0]).double(), torch.tensor([0.5, 0.5]).double()),
+        2.0: (2**0.5 * torch.tensor([-1.0, 0.0, 1.0]).double(), torch.tensor([0.25, 0.5, 0.25]).double()),
+        3.0: (nodes, weights / weights.sum()),
+    }
+    for fourth, (values, chances) in probes.items():
+        grid = torch.cartesian_prod(*[values] * 4)
+        chance = torch.cartesian_prod(*[chances] * 4).prod(1)
+        estimate = ((grid @ a) * grid).sum(1)
+        mean = chance @ estimate
+        assert abs(mean - a.trace()) < 1e-12
+        assert hutchinson_variance(a, fourth).item() == pytest.approx(
+            (chance @ (estimate - mean) ** 2).item(), rel=1e-12
+        )
+
+
+@pytest.mark.equation("ffjord-step")
+def test_what_a_finite_step_loses():
+    """By a polynomial fit in h: no constant, no linear term, tr J²/2 at h². Never negative for real eigenvalues."""
+    torch.manual_seed(0)
+    jacobian = torch.randn(4, 4, dtype=torch.float64)
+    hs = torch.linspace(-0.02, 0.02, 41, dtype=torch.float64)
+    values = torch.stack([step_excess(jacobian, h) for h in hs.tolist()])
+    powers = hs[:, None] ** torch.arange(7)
+    fit = torch.linalg.lstsq(powers, values).solution
+    assert fit[:2].abs().max() < 1e-7
+    assert fit[2].item() == pytest.approx((jacobian @ jacobian).trace().item() / 2, rel=1e-5)
+    real = jacobian @ torch.diag(torch.tensor([-0.9, 0.3, 1.0, 7.0]).double()) @ torch.linalg.inv(jacobian)
+    want = sum(r - math.log(1 + r) for r in (-0.9, 0.3, 1.0, 7.0))
+    assert step_excess(real, 1.0).item() == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.equation("ffjord-order")
+def test_on_the_line_no_path_overtakes_another():
+    """At every stop of a fine solve of wild fields the order is kept; in the plane half a revolution is x → −x."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = TanhNet((1,), 32).double()
+        nn.init.normal_(net.net[0].weight, std=2.0)
+        nn.init.normal_(net.net[4].weight, std=1.0)
+        stops = torch.linspace(0, 1, 11, dtype=torch.float64)
+        cnf, x = (
+            CNF(net, times=stops, **TIGHT).double().eval(),
+            torch.linspace(-4, 4, 201, dtype=torch.float64)[:, None],
+        )
+        with torch.no_grad():
+            states = torch.stack(list(cnf.solver(cnf.field, x, stops)))[..., 0]
+            assert states.diff(dim=1).min() > 0 and (states[-1] - x[:, 0]).abs().max() > 0.5
+            turn = CNF(Field(lambda z, t: math.pi * torch.stack([-z[:, 1], z[:, 0]], 1)), **TIGHT).double().eval()
+            z = turn(torch.cat([x, 0 * x], 1))[0]
+        torch.testing.assert_close(z, torch.cat([-x, 0 * x], 1), rtol=0, atol=1e-7)
+
+
 @pytest.mark.equation("ffjord-hutchinson")
 def test_stochastic_log_likelihood_is_unbiased():
     """The mean of log p over 2,000 probes equals the exact trace's within three standard errors."""
@@ -247,6 +309,15 @@ def test_images_are_dequantised_and_counted_in_bits():
     density = torch.exp(-((p / (1 - p)).log() ** 2) / 2) / math.sqrt(2 * math.pi) * 0.9 / (p * (1 - p)) / 256
     torch.testing.assert_close(bits.double(), -density.log2().flatten(1).mean(1), rtol=1e-4, atol=1e-4)
     assert FFJORD(TanhNet((1, 4, 4)), (1, 4, 4), alpha=0.05).loss(k).isfinite()
+
+
+def test_other_numbers_of_levels():
+    """With a uniform density on [0, 1] (a logistic law on the logits) each of L levels costs log₂ L bits."""
+    for levels in (17, 256):
+        still = {"alpha": 1e-9, "base": StandardLogistic((1, 4, 4)), "levels": levels}
+        flow = FFJORD(Field(lambda z, t: 0 * z), (1, 4, 4), **still).double().eval()
+        bits = flow.bits_per_dim(torch.randint(levels, (8, 1, 4, 4)))
+        torch.testing.assert_close(bits, torch.full_like(bits, math.log2(levels)), rtol=1e-5, atol=1e-5)
 
 
 def test_training_approaches_the_negative_entropy():

@@ -24,11 +24,19 @@ def divergence(
     if probe is None:
         y, diagonal = jacobian_diagonal(f, x, create_graph)
         return y, diagonal.flatten(1).sum(1)
+    y, pull = pullback(f, x, probe, create_graph)
+    return y, (pull * probe).flatten(1).sum(1)
+
+
+def pullback(
+    f: Callable[[Tensor], Tensor], x: Tensor, probe: Tensor, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """f(x) and εᵀ∂f/∂x for a probe ε, each (B, *S): one backward pass."""
     with torch.enable_grad():
         x = _leaf(x)
         y = f(x)
         (pull,) = torch.autograd.grad(y, x, probe, create_graph=create_graph)
-        return y, (pull * probe).flatten(1).sum(1)
+        return y, pull
 
 
 def jacobian_diagonal(f: Callable[[Tensor], Tensor], x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gmbook.core.checks import check_output
-from gmbook.core.divergence import divergence
+from gmbook.core.divergence import divergence, pullback
 from gmbook.core.flows.base import Bijection, Compose
 from gmbook.core.flows.density import Flow
 from gmbook.core.flows.multiscale import Multiscale, Squeeze
@@ -64,6 +64,8 @@ class CNF(Bijection):
     solve and fixed during it, Eqs. 7–8 (ffjord-hutchinson): with a new ε at each evaluation an adaptive solver would
     chase noise. In evaluation mode it is exact, unless `test_probe` is given: exact costs D backward passes.
 
+    On the line paths keep their order, so that no CNF turns it round (ffjord-order).
+
     Args:
         net: f, net(z (B, *S), t (B,), None) -> (B, *S).
         probe: `rademacher`, `gaussian`, or None for the exact trace in training too.
@@ -105,19 +107,20 @@ class CNF(Bijection):
         return check_output(self.net(z, t.to(z).expand(len(z)), None), z.shape)
 
     def _augmented(self, shape: torch.Size, epsilon: Tensor | None, with_jacobian: bool) -> Callable:
-        """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3)."""
+        """d/dt (z, log-det, kinetic, jacobian) as one flat state, (B, D + 3). One backward pass gives εᵀ∂f/∂z, and
+        with it both the trace and the Jacobian's norm."""
 
         def rates(state: Tensor, t: Tensor) -> Tensor:
             grad = torch.is_grad_enabled()
             z = state[:, :-3].reshape(shape)
             if not (grad and z.requires_grad):  # without grad a view may claim to require it, and is no graph's
                 z = z.detach().requires_grad_()
-            f, trace = divergence(lambda z: self.field(z, t), z, epsilon, create_graph=grad or with_jacobian)
-            jacobian = torch.zeros_like(trace)
-            if with_jacobian:
-                with torch.enable_grad():
-                    (pull,) = torch.autograd.grad(f, z, epsilon, create_graph=grad)
-                jacobian = pull.flatten(1).square().sum(1)
+            if epsilon is None:
+                f, trace = divergence(lambda z: self.field(z, t), z, create_graph=grad)
+            else:
+                f, pull = pullback(lambda z: self.field(z, t), z, epsilon, create_graph=grad)
+                trace = (pull * epsilon).flatten(1).sum(1)
+            jacobian = pull.flatten(1).square().sum(1) if with_jacobian else torch.zeros_like(trace)
             f = f.flatten(1)
             return torch.cat([f, torch.stack([trace, f.square().sum(1), jacobian], 1)], 1)
 
@@ -154,7 +157,7 @@ class CNF(Bijection):
         return last(self.solver(self.field, z, self.times.flip(0)))
 
 
-def levels(shape: tuple[int, ...], scales: int, make: Callable[[tuple[int, ...]], list[CNF]]) -> Bijection:
+def multiscale(shape: tuple[int, ...], scales: int, make: Callable[[tuple[int, ...]], list[CNF]]) -> Bijection:
     """The paper's multi-scale flow (Section 4.2, and the code): CNFs, squeeze, CNFs, and half of the channels is done.
 
     The other half goes on; at the last scale there are CNFs only.
@@ -164,7 +167,7 @@ def levels(shape: tuple[int, ...], scales: int, make: Callable[[tuple[int, ...]]
     channels, height, width = shape
     squeezed, half = (4 * channels, height // 2, width // 2), (2 * channels, height // 2, width // 2)
     first, second = make(shape), make(squeezed)
-    deeper = Multiscale(levels(half, scales - 1, make))
+    deeper = Multiscale(multiscale(half, scales - 1, make))
     return Compose(*first, Squeeze(), *second, deeper, Squeeze(undo=True))
 
 
@@ -179,6 +182,7 @@ class FFJORD(Flow):
         shape: the event shape S.
         alpha: for integer images: dequantise, then logit with this α (1e-6 in the paper's MNIST run). None: real
             numbers as they are.
+        levels: how many values such a pixel can have.
         kinetic: λ_K, the weight of ∫‖f‖² dt per dimension (ffjord-kinetic): straight, slow paths, hence few
             evaluations.
         jacobian: λ_J, the weight of ∫‖εᵀ∂f/∂z‖² dt per dimension (arXiv:2002.02798).
@@ -201,13 +205,14 @@ class FFJORD(Flow):
         jacobian: float = 0.0,
         base: Density | None = None,
         flow: Bijection | None = None,
+        levels: int = 256,
         **options: Any,
     ):
         if flow is None:
             assert net is not None, "give net, or flow"
             flow = CNF(net, with_jacobian=jacobian > 0, **_on(shape, options))
         first = [] if alpha is None else [Logit(alpha)]
-        super().__init__(Compose(*first, flow), shape, base, levels=None if alpha is None else 256)
+        super().__init__(Compose(*first, flow), shape, base, levels=None if alpha is None else levels)
         self.kinetic, self.jacobian = kinetic, jacobian
         if jacobian > 0 and any(cnf.probe is None for cnf in self.cnfs):
             raise ValueError("the Jacobian penalty is estimated with the probe: give one, for example rademacher")
@@ -222,6 +227,7 @@ class FFJORD(Flow):
         alpha: float | None = 0.05,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
+        levels: int = 256,
         **options: Any,
     ) -> FFJORD:
         """The multi-scale flow of the paper's image models.
@@ -237,8 +243,8 @@ class FFJORD(Flow):
         if any(size % 2 ** (scales - 1) for size in shape[1:]):
             raise ValueError(f"{scales} scales need a height and width divisible by {2 ** (scales - 1)}, got {shape}")
         kept = _on(shape, options) | {"with_jacobian": jacobian > 0}
-        flow = levels(shape, scales, lambda s: [CNF(make_net(s), **kept) for _ in range(blocks)])
-        return cls(None, shape, alpha, kinetic, jacobian, flow=flow)
+        flow = multiscale(shape, scales, lambda s: [CNF(make_net(s), **kept) for _ in range(blocks)])
+        return cls(None, shape, alpha, kinetic, jacobian, flow=flow, levels=levels)
 
     @property
     def cnfs(self) -> list[CNF]:
@@ -249,6 +255,10 @@ class FFJORD(Flow):
     def cnf(self) -> CNF:
         """Its last continuous layer."""
         return self.cnfs[-1]
+
+    def networks(self) -> list[nn.Module]:
+        """None: f is differentiated twice in training, once for the trace and once for the weights."""
+        return []
 
     @property
     def evaluations(self) -> int:
