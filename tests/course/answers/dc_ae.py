@@ -265,42 +265,43 @@ class in_order:
         return scores @ v / torch.arange(1, len(q) + 1, dtype=q.dtype)[:, None]
 
 
+def soft_weight(n, d, score):
+    same = n // d
+    return 1 / (same + (n - same) * math.exp(-score))
+
+
 class sharpest:
     def right_by_matrices(n, d, scale):
         keys = scale * torch.eye(d, dtype=torch.float64).repeat(n // d, 1)
         soft = (keys @ keys.T / d**0.5).softmax(1)
         return d / n, soft[0, 0]
 
-    def soft(n, d, score):
-        same = n // d
-        return 1 / (same + (n - same) * math.exp(-score))
-
     def alone_on_its_axis(n, d, scale):
         return 1.0, 1 / (1 + (n - 1) * math.exp(-(scale**2) / d**0.5))
 
     def whole_axis(n, d, scale):
-        return d / n, n / d * sharpest.soft(n, d, scale**2 / d**0.5)
+        return d / n, n / d * soft_weight(n, d, scale**2 / d**0.5)
 
     def uniform(n, d, scale):
-        return 1 / n, sharpest.soft(n, d, scale**2 / d**0.5)
+        return 1 / n, soft_weight(n, d, scale**2 / d**0.5)
 
     def without_root(n, d, scale):
-        return d / n, sharpest.soft(n, d, scale**2)
+        return d / n, soft_weight(n, d, scale**2)
 
     def divided_by_d(n, d, scale):
-        return d / n, sharpest.soft(n, d, scale**2 / d)
+        return d / n, soft_weight(n, d, scale**2 / d)
 
     def only_the_query_scaled(n, d, scale):
-        return d / n, sharpest.soft(n, d, scale / d**0.5)
+        return d / n, soft_weight(n, d, scale / d**0.5)
 
     def swapped(n, d, scale):
-        return sharpest.soft(n, d, scale**2 / d**0.5), d / n
+        return soft_weight(n, d, scale**2 / d**0.5), d / n
 
     def others_have_no_weight(n, d, scale):
         return d / n, d / n
 
     def scale_in_the_linear_one(n, d, scale):
-        return scale**2 * d / n, sharpest.soft(n, d, scale**2 / d**0.5)
+        return scale**2 * d / n, soft_weight(n, d, scale**2 / d**0.5)
 
 
 class mended:

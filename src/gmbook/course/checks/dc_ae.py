@@ -239,10 +239,9 @@ def mended(answer: Any) -> None:
         hints = {"Weights sum to 1 over the queries: they should over the keys.": scores / scores.sum(0) @ v,
                  "Each answer is divided by what the keys got, not by what the query gave.":
                      scores @ v / scores.sum(0)[:, None],
+                 "Small queries are answered with less: what is added to the denominator?":
+                     scores @ v / (scores.sum(1, keepdim=True) + 1e-2),
                  "Nothing is divided.": scores @ v}  # fmt: skip
-        if size < 1:
-            hints |= {"Small queries are answered with less: what is added to the denominator?":
-                          scores @ v / (scores.sum(1, keepdim=True) + 1e-2)}  # fmt: skip
         agree(got, want, f"The answer for queries of size {size:g}", tolerance=1e-6, hints=hints)
 
 
