@@ -28,6 +28,20 @@ def test_linear_attention_is_the_quadratic_form(shape):
     assert torch.equal(linear_attention(-q.abs(), k, v), torch.zeros_like(v))
 
 
+@pytest.mark.equation("dcae-rank")
+@pytest.mark.parametrize("d", [3, 8])
+def test_the_weights_have_at_most_the_rank_of_a_head(d):
+    """The matrix of weights is the answer to the unit vectors as values; softmax's has no such limit."""
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 40, d, dtype=DOUBLE)
+    q[:, 0], k[:, 0] = q[:, 0].abs() + 0.1, k[:, 0].abs() + 0.1  # no query sees nothing
+    weights = linear_attention(q, k, torch.eye(40, dtype=DOUBLE))
+    torch.testing.assert_close(weights.sum(1), torch.ones(40, dtype=DOUBLE))
+    assert weights.min() >= 0 and torch.linalg.matrix_rank(weights, rtol=1e-10) == d
+    softmax = (q @ k.T / d**0.5).softmax(1)
+    assert torch.linalg.matrix_rank(softmax, rtol=1e-10) > 2 * d
+
+
 @pytest.mark.equation("dcae-linear-attention")
 def test_linear_attention_costs_linearly():
     """Operations double with N, where softmax attention's products quadruple."""

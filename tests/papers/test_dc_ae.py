@@ -20,7 +20,7 @@ from gmbook.networks.transformer import DiT
 from gmbook.papers.dc_ae import DCAE, Down, Up, average_down, duplicate_up, published
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.latent_diffusion import LatentDiffusion
-from gmbook.papers.theory.dc_ae import block_flops, tokens
+from gmbook.papers.theory.dc_ae import block_flops, folded, gain, kept_energy, tokens
 from gmbook.train import train
 
 SPECIMEN = Specimen(lambda: DCAE((1, 8, 8), 4, (8, 16), (1, 1), attention=1, head=8), images, decoded, labels=False)
@@ -141,6 +141,55 @@ def test_with_silent_branches_the_autoencoder_is_a_projection(widths, means):
     assert sum(p.numel() for p in without.parameters()) == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.equation("dcae-energy")
+@pytest.mark.parametrize(("out", "pixels"), [(4, [(0, 0), (0, 1)]), (2, [(0, 0), (0, 1), (1, 0), (1, 1)])])
+def test_the_energy_kept_of_a_stationary_picture(out, pixels):
+    """E‖Px‖² = tr(PΣ) with the matrices of P and of Σ: correlations a^|Δrow| b^|Δcolumn| of two channels alike."""
+    rows, columns = 0.8, 0.5
+    rho = lambda a, b: rows ** abs(a[0] - b[0]) * columns ** abs(a[1] - b[1])  # noqa: E731
+    places = list(itertools.product(range(4), range(4)))
+    sigma = torch.tensor([[rho(a, b) for b in places] for a in places], dtype=DOUBLE)
+    sigma = torch.block_diag(sigma, sigma)
+    projection = matrix(lambda x: duplicate_up(average_down(x, out), 2), (2, 4, 4))
+    want = torch.trace(projection @ sigma @ projection.T) / torch.trace(sigma)
+    correlations = torch.tensor([[rho(a, b) for b in pixels] for a in pixels], dtype=DOUBLE)
+    torch.testing.assert_close(kept_energy(correlations), want, rtol=1e-12, atol=0)
+    torch.testing.assert_close(kept_energy(torch.eye(len(pixels))), torch.tensor(1 / len(pixels)))
+
+
+@pytest.mark.equation("dcae-fold")
+@pytest.mark.parametrize(("channels", "out", "factor"), [(4, 2, 2), (8, 2, 2), (4, 4, 2), (3, 6, 1), (2, 8, 1)])
+def test_a_doublings_shortcut_is_a_convolution(channels, out, factor):
+    """Another block, without a shortcut, is the same map, and has the same gradient at its weights."""
+    torch.manual_seed(0)
+    block, z = Up(channels, out, factor).double(), torch.randn(2, channels, 3, 5, dtype=DOUBLE)
+    plain = folded(block)
+    assert not plain.shortcut and block.shortcut
+    torch.testing.assert_close(plain(z), block(z), rtol=0, atol=1e-13)
+    for b in (block, plain):
+        b(z).sin().sum().backward()
+    torch.testing.assert_close(plain.conv.weight.grad, block.conv.weight.grad, rtol=0, atol=1e-13)
+    moved = plain.conv.weight - block.conv.weight
+    assert (moved != 0).sum() == out * factor**2 and moved[moved != 0].allclose(torch.ones((), dtype=DOUBLE))
+    with pytest.raises(ValueError, match="no shortcut"):
+        folded(plain)
+
+
+@pytest.mark.equation("dcae-fold")
+def test_a_halvings_shortcut_is_no_convolution():
+    """A least-squares fit of the 18 weights reaches a quarter of the shortcut's energy on white noise: each of the
+    four parities of a pixel wants other taps, and the best weights are the mean of the four."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 2, 8, 8, dtype=DOUBLE)
+    target = F.pixel_shuffle(average_down(x, 4), 2)[:, 0, 2:-2, 2:-2].flatten()
+    patches = F.unfold(x, 3, padding=1).unflatten(2, (8, 8))[:, :, 2:-2, 2:-2].transpose(1, 2).transpose(2, 3)
+    design = patches.flatten(0, 2)  # (pixels, 18)
+    weights = torch.linalg.lstsq(design, target).solution
+    left = (target - design @ weights).square().mean() / target.square().mean()
+    assert abs(left - 0.75) < 6 * (2 / len(target)) ** 0.5
+    assert (weights.unflatten(0, (2, 3, 3)).abs() > 0.06).sum() == 8
+
+
 @pytest.mark.equation("dcae-down")
 @pytest.mark.equation("dcae-up")
 def test_blocks_are_their_convolution_plus_the_shortcut():
@@ -224,7 +273,16 @@ def test_operations_of_a_block(n, width):
     assert counter.get_total_flops() == block_flops(n, width)
 
 
-@pytest.mark.equation("dcae-flops")
+@pytest.mark.equation("dcae-gain")
+@pytest.mark.parametrize(("n", "width", "times"), [(1024, 1152, 16), (16384, 1152, 16), (64, 8, 4)])
+def test_the_gain_is_the_ratio_of_operations(n, width, times):
+    assert math.isclose(gain(n, width, times), block_flops(n, width) / block_flops(n // times, width), rel_tol=1e-12)
+    assert times < gain(n, width, times) < times**2
+    assert math.isclose(gain(n, 10**9, times), times, rel_tol=1e-4)
+    assert math.isclose(gain(10**12, 1, times), times**2, rel_tol=1e-4)
+
+
+@pytest.mark.equation("dcae-gain")
 def test_the_gain_lies_between_the_tokens_and_their_square():
     """f8p2 -> f64p1 at 512²: 16 times fewer tokens, 256 times less attention; at width 1152 about 18."""
     before, after = tokens(512, 512, 8, 2), tokens(512, 512, 64, 1)

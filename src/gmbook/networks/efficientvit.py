@@ -15,8 +15,9 @@ from torch import Tensor, nn
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, eps: float = 1e-15) -> Tensor:
     """o_i = φ(q_i)ᵀ Σ_j φ(k_j) v_jᵀ / (φ(q_i)ᵀ Σ_j φ(k_j) + eps) with φ = ReLU (dcae-linear-attention).
 
-    The two sums do not depend on i, so the cost is O(N d²) where softmax attention has O(N² d). Single precision at
-    least, also under autocast: the denominators have no digits to lose.
+    The two sums do not depend on i, so the cost is O(N d²) where softmax attention has O(N² d). A matrix of weights is
+    behind it as there, but its rank is at most d (dcae-rank). Single precision at least, also under autocast: the
+    denominators have no digits to lose.
 
     Shapes: query, key (..., N, d), value (..., N, e) -> (..., N, e). A query with φ(q) = 0 receives 0.
     """

@@ -193,7 +193,7 @@ class DCAE(Autoencoder):
     def latent_adaptation(self) -> dict[str, Objective]:
         """Phase 2, on images of high resolution: the encoder's last and the decoder's first layer, same loss.
 
-        It mends the change of the latents' law with the resolution where that law is made.
+        The latents' law changes with the resolution; these are the layers that write latents and read them.
         """
         middle = [*self.encoder[-1].parameters(), *self.decoder[0].parameters()]
         return self.players(middle, adversarial=False)
