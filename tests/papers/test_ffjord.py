@@ -197,7 +197,7 @@ def test_what_a_finite_step_loses():
     fit = torch.linalg.lstsq(powers, values).solution
     assert fit[:2].abs().max() < 1e-7
     assert fit[2].item() == pytest.approx((jacobian @ jacobian).trace().item() / 2, rel=1e-5)
-    real = jacobian @ torch.diag(torch.tensor([-0.9, 0.3, 1.0, 7.0]).double()) @ torch.linalg.inv(jacobian)
+    real = jacobian @ torch.diag(torch.tensor([-0.9, 0.3, 1.0, 7.0], dtype=torch.float64)) @ torch.linalg.inv(jacobian)
     want = sum(r - math.log(1 + r) for r in (-0.9, 0.3, 1.0, 7.0))
     assert step_excess(real, 1.0).item() == pytest.approx(want, rel=1e-9)
 
