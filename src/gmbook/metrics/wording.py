@@ -24,6 +24,7 @@ NAMES = {
     "four_grams": "4-grams",
     **{f"frechet_at_{n}": f"classifier Fréchet distance, network calls: {n}" for n in (1, 2, 4, 8, 25)},
     "frechet_distance_to_reconstructions": "classifier Fréchet distance to reconstructions of real digits",
+    "from_the_end_of_samples": "from where samples end, t = 0.001",
     "gaussian": "one Gaussian",
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "half_the_steps": "by half of the steps",
