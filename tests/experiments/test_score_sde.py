@@ -37,7 +37,7 @@ def test_bits_are_those_of_the_density_and_the_report_says_what_fewer_steps_give
     torch.testing.assert_close(found.double(), expected, atol=2e-3, rtol=0)
     report = score_sde.report(exact(), images, n=6, steps=60)
     assert report.part("value") == pytest.approx(expected.mean().item(), abs=2e-3)
-    for name, start, steps in (("half_the_steps", 1e-5, 30), ("from_t_0.001", 1e-3, 60)):
+    for name, start, steps in (("half_the_steps", 1e-5, 30), ("from_the_end_of_samples", 1e-3, 60)):
         torch.manual_seed(0)
         other = score_sde.bits(exact(), x, images.y, start, steps=steps).mean().item()
         assert report.baselines[name] == pytest.approx(other, abs=1e-5) and other != report.part("value")

@@ -116,7 +116,7 @@ def report(model: Any, test: data.ImageSet, n: int = 32, steps: int = FLOW_STEPS
     values = {}
     for name, start, count in (
         ("value", model.path.t_min, steps),
-        ("from_t_0.001", SAMPLES_FROM, steps),
+        ("from_the_end_of_samples", SAMPLES_FROM, steps),
         ("half_the_steps", model.path.t_min, steps // 2),
     ):
         torch.manual_seed(0)

@@ -27,6 +27,7 @@ NAMES = {
     "frechet_distance_to_reconstructions": "classifier Fréchet distance to reconstructions of real digits",
     **{f"frechet_in_{n}": f"classifier Fréchet distance, steps: {n}" for n in (1, 4, 16)},
     "frechet_guided": "classifier Fréchet distance, guided",
+    "from_the_end_of_samples": "from where samples end, t = 0.001",
     "gaussian": "one Gaussian",
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "half_the_steps": "by half of the steps",
