@@ -125,7 +125,7 @@ def test_linear_path_refuses_a_variance_above_one():
 @pytest.mark.equation("path-conversion")
 @pytest.mark.parametrize("path", [VPPath(), SubVPPath(), CosinePath(), LinearPath()], ids=lambda p: type(p).__name__)
 def test_readings_at_the_data_are_those_of_a_gaussian_law(path):
-    """At t = 0, where σ = 0, for N(0, 0.7²): each reading is right, or refused because nothing follows from its source."""
+    """At t = 0, where σ = 0, for N(0, 0.7²): a reading is right, or refused as nothing follows from its source."""
     x, t = torch.randn(6, 2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     score = -x / 0.49
     drift = path.rates(t + 1e-9)[0] / path.alpha(t)
