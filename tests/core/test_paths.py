@@ -147,3 +147,13 @@ def test_readings_at_the_data_are_those_of_a_gaussian_law(path):
         read.add((source, to))
     assert {(a, b) for a in QUANTITIES for b in ("x0", "eps", "v")} <= read
     assert ("score", "velocity") in read and (("velocity", "score") in read) == bool(path.noise_rate(t) > 0)
+
+
+def test_karras_times_of_a_table_are_its_levels_nearest_to_even_steps():
+    path, steps = TablePath(DDPM_BETAS), 10
+    ts = path.karras_times(steps)
+    levels = ts * 1000
+    assert torch.equal(levels, levels.round()) and ts[0] == path.t_max and ts[-1] == path.t_min
+    even = torch.linspace(*(path.noise_ratio(ts[[0, -1]]) ** (1 / 7)).tolist(), steps, dtype=torch.float64)
+    above, below = (path.noise_ratio((ts + half / 1000).clamp(0, 1)) ** (1 / 7) for half in (0.51, -0.51))
+    assert (below <= even + 1e-9).all() and (even <= above + 1e-9).all()
