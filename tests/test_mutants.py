@@ -45,9 +45,9 @@ def test_each_mutant_is_one_change_of_the_text():
 
 def test_a_mutant_is_named_by_its_statement_before_and_after():
     names = [mutant.name for mutant in mutants.mutants(SOURCE, Path("x.py"))]
-    assert names[0] == "x.py: LIMIT = 2 -> LIMIT = 3"
-    assert names[2] == "x.py: if not x < LIMIT: -> if not x <= LIMIT:"
-    assert names[6] == "x.py: return -x.square().sum(1) / 2.0 -> return -x.sqrt().sum(1) / 2.0"
+    assert names[0] == "x.py, module: LIMIT = 2 -> LIMIT = 3"
+    assert names[2] == "x.py, Law.log_prob: if not x < LIMIT: -> if not x <= LIMIT:"
+    assert names[6] == "x.py, Law.log_prob: return -x.square().sum(1) / 2.0 -> return -x.sqrt().sum(1) / 2.0"
     assert len(set(names)) == len(names)
 
 
@@ -84,7 +84,7 @@ def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
     assert mutants.killed(seen, home, root) == "test_sums.py"
     assert mutants.killed(unseen, home, root) == ""
     assert (home / "gmbook" / file).read_text() == before
-    assert unseen.name == "core/sums.py: return 5 -> return 6"
+    assert unseen.name == "core/sums.py, unseen: return 5 -> return 6"
 
 
 def test_what_is_mutated_is_core_and_the_written_chapters_papers():

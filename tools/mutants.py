@@ -65,8 +65,8 @@ ROOMS = ("core", "networks", "papers", "facts")  # of tests/, in the order in wh
 class Mutant(NamedTuple):
     """One change: the file below src/gmbook, the place's number in it, its line, and what it says before and after.
 
-    `before` and `after` are the changed expression, `name` is its whole statement, as mutants.toml has it: `1 -> 2`
-    alone would name every 1 of a file, and lines move.
+    `before` and `after` are the changed expression, `name` is its whole statement and the class and function that it
+    stands in, as mutants.toml has it: `1 -> 2` alone would name every 1 of a file, and lines move.
     """
 
     file: Path
@@ -80,24 +80,34 @@ class Mutant(NamedTuple):
 # ----------------------------------------------------------------------------------------------------------- mutation
 
 
-def places(tree: ast.AST, inside: ast.AST | None = None) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """The nodes that can be changed, in the order of the text, each with the statement that it stands in."""
+class Place(NamedTuple):
+    """A node that can be changed, its statement, and the names of the classes and functions around it."""
+
+    node: ast.AST
+    statement: ast.AST
+    scope: tuple[str, ...]
+
+
+def places(tree: ast.AST, statement: ast.AST | None = None, scope: tuple[str, ...] = ()) -> Iterator[Place]:
+    """The places of a tree, in the order of the text."""
     if isinstance(tree, SILENT) or (isinstance(tree, ast.FunctionDef) and tree.name in PRINTING):
         return
-    inside = tree if inside is None or isinstance(tree, ast.stmt) else inside
+    statement = tree if statement is None or isinstance(tree, ast.stmt) else statement
+    if isinstance(tree, (ast.ClassDef, ast.FunctionDef)):
+        scope = (*scope, tree.name)
     if changes(tree):
-        yield tree, inside
+        yield Place(tree, statement, scope)
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield from places(child, inside)
+                yield from places(child, statement, scope)
 
 
 def head(statement: ast.AST) -> str:
     """The first line of a statement: all of a simple one, and of a compound one what stands before its body."""
-    return ast.unparse(statement).splitlines()[0]
+    return next(line for line in ast.unparse(statement).splitlines() if not line.startswith("@"))
 
 
 def changes(node: ast.AST) -> bool:
@@ -138,10 +148,10 @@ def change(node: ast.AST) -> None:
 def mutants(source: str, file: Path) -> list[Mutant]:
     """Every mutant of a file's text."""
     found = []
-    for index, (node, statement) in enumerate(list(places(ast.parse(source)))):
+    for index, (node, statement, scope) in enumerate(list(places(ast.parse(source)))):
         before, whole, kept = ast.unparse(node), head(statement), dict(vars(node))
         change(node)
-        name = f"{file.as_posix()}: {whole} -> {head(statement)}"
+        name = f"{file.as_posix()}, {'.'.join(scope) or 'module'}: {whole} -> {head(statement)}"
         found.append(Mutant(file, index, node.lineno, before, ast.unparse(node), name))  # type: ignore[attr-defined]
         vars(node).update(kept)  # so that the next mutant's statement says only its own change
     return found
@@ -150,7 +160,7 @@ def mutants(source: str, file: Path) -> list[Mutant]:
 def mutated(source: str, mutant: Mutant) -> str:
     """The file's text with that one change."""
     tree = ast.parse(source)
-    change(list(places(tree))[mutant.place][0])
+    change(list(places(tree))[mutant.place].node)
     return ast.unparse(tree)
 
 

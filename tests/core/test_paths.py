@@ -120,3 +120,40 @@ def test_velocity_is_bounded_between_the_flow_ends(path):
 def test_linear_path_refuses_a_variance_above_one():
     with pytest.raises(ValueError, match="sigma_min"):
         LinearPath(1.0)
+
+
+@pytest.mark.equation("path-conversion")
+@pytest.mark.parametrize("path", [VPPath(), SubVPPath(), CosinePath(), LinearPath()], ids=lambda p: type(p).__name__)
+def test_readings_at_the_data_are_those_of_a_gaussian_law(path):
+    """At t = 0, where σ = 0, for N(0, 0.7²): a reading is right, or refused as nothing follows from its source."""
+    x, t = torch.randn(6, 2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    score = -x / 0.49
+    drift = path.rates(t + 1e-9)[0] / path.alpha(t)
+    true = {
+        "x0": x,
+        "eps": 0 * x,
+        "v": 0 * x,
+        "score": score,
+        "velocity": drift * x - path.noise_rate(t + 1e-9) / 2 * score,
+    }
+    read = set()
+    for source, to in itertools.product(QUANTITIES, repeat=2):
+        try:
+            got = path.convert(true[source], x, t, source, to)
+        except ValueError as error:
+            assert "nothing follows" in str(error)
+            continue
+        torch.testing.assert_close(got, true[to], rtol=1e-6, atol=1e-6, msg=f"{source} -> {to}")
+        read.add((source, to))
+    assert {(a, b) for a in QUANTITIES for b in ("x0", "eps", "v")} <= read
+    assert ("score", "velocity") in read and (("velocity", "score") in read) == bool(path.noise_rate(t) > 0)
+
+
+def test_karras_times_of_a_table_are_its_levels_nearest_to_even_steps():
+    path, steps = TablePath(DDPM_BETAS), 10
+    ts = path.karras_times(steps)
+    levels = ts * 1000
+    assert torch.equal(levels, levels.round()) and ts[0] == path.t_max and ts[-1] == path.t_min
+    even = torch.linspace(*(path.noise_ratio(ts[[0, -1]]) ** (1 / 7)).tolist(), steps, dtype=torch.float64)
+    above, below = (path.noise_ratio((ts + half / 1000).clamp(0, 1)) ** (1 / 7) for half in (0.51, -0.51))
+    assert (below <= even + 1e-9).all() and (even <= above + 1e-9).all()

@@ -61,6 +61,21 @@ def test_dopri5_agrees_with_scipy_on_a_nonlinear_field():
     torch.testing.assert_close(got[0], torch.tensor(reference), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("pace", [0.01, 3.0, 200.0])
+def test_the_first_step_of_dopri5_is_scipys(pace):
+    """Its second stage is asked at t + h/5; scipy starts by the same rule of Hairer, Nørsett and Wanner."""
+    x, asked = np.array([2.0, -0.5, 1.0]), []
+
+    def field(x, t):
+        asked.append(float(t))
+        return pace * torch.sin(x + t)
+
+    ts = torch.tensor([0.0, 5.0], dtype=torch.float64)
+    last(dopri5(field, torch.tensor(x)[None], ts, 1e-6, 1e-7))
+    theirs = scipy.integrate.RK45(lambda t, x: pace * np.sin(x + t), 0.0, x, 5.0, rtol=1e-6, atol=1e-7)
+    assert 5 * asked[2] == pytest.approx(theirs.h_abs, rel=1e-9)
+
+
 def test_dopri5_adapts():
     """Fewer evaluations at a loose tolerance, and the bad cases end with a reason."""
 

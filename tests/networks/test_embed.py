@@ -127,3 +127,5 @@ def test_a_caption_is_a_set_of_words_of_which_any_part_may_stay_unsaid():
     assert abs(silent.all(1).double().mean() - every) < 5 * (every * (1 - every) / 20_000) ** 0.5
     words.eval()
     assert torch.equal(words(y), words.weight[y])
+    plain = Words(5, 4)  # in training, without a share to blank
+    assert torch.equal(plain(y), plain.weight[y])

@@ -8,7 +8,7 @@ from networks.helpers import randomise
 
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.paths import LinearPath
-from gmbook.networks.mlp import MLP, AdaMLP, FourierMLP, TimeMLP
+from gmbook.networks.mlp import MLP, AdaMLP, FourierMLP, SmoothField, TimeMLP
 
 
 @pytest.mark.parametrize("inputs, outputs, width, depth", [(3, 5, 16, 1), (2, 2, 128, 4)])
@@ -100,3 +100,13 @@ def test_a_fourier_mlp_fits_what_a_plain_one_does_not():
         errors.append(loss.item())
     assert errors[0] < 0.01 * errors[1], errors
     assert FourierMLP(3, 5)(torch.randn(7, 3)).shape == (7, 5)
+
+
+def test_a_smooth_field_reads_its_own_point_and_time():
+    torch.manual_seed(0)
+    net, x, t = SmoothField(3, 8, 2).double(), torch.randn(4, 3).double(), torch.rand(4).double()
+    by_x, by_t = torch.autograd.functional.jacobian(net, (x, t))  # (4, 3, 4, 3) and (4, 3, 4)
+    for row in range(4):
+        assert by_x[row, :, row].abs().min() > 0 and by_t[row, :, row].abs().min() > 0
+        others = torch.arange(4) != row
+        assert not by_x[row][:, others].any() and not by_t[row][:, others].any()

@@ -132,3 +132,9 @@ def test_a_block_without_dropout_is_the_same_in_training():
     block, x, c = randomise(ResidualBlock(8, 8, 6)), torch.randn(2, 8, 5, 5), torch.randn(2, 6)
     assert torch.equal(block(x, c), block(x, c)) and torch.equal(block(x, c), block.eval()(x, c))
     assert not torch.equal(block(x, c), x)
+
+
+def test_what_stands_for_no_context_begins_as_nothing():
+    assert UNet(1, width=8).null is None
+    null = UNet(1, width=8, context=6).null
+    assert null.shape == (1, 6) and not null.any() and null.requires_grad
