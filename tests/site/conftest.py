@@ -112,9 +112,10 @@ class Page:
         return [e["message"] for e in self.browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
 
     def requests(self) -> set[str]:
-        """The addresses asked for since the page was opened."""
+        """The addresses asked for since the page was opened; not those of the tab with which Chromium starts."""
         messages = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
-        return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+        asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return {one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome://")}
 
 
 @pytest.fixture
