@@ -72,6 +72,8 @@ def browser(html: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options=options, service=Service(driver))
     opened.set_script_timeout(120)
+    # the page has the keyboard, as with a reader: a start tab may have kept it
+    opened.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield opened
     opened.quit()
 
