@@ -151,6 +151,8 @@ def main() -> int:
     print(f"Ledger: {ledger.coverage(ledger.collect().values())}")
     if code == 0:
         print(f"Notebooks with outputs, for download: {place_notebooks()}")
+        for path in HTML.rglob("*.map"):  # source maps, which only the theme's authors need
+            path.unlink()
         size = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
         print(f"The website is in {(HTML / 'index.html').relative_to(ROOT)} ({size:.1f} MB)")
         (BUILD / "built").touch()

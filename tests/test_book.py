@@ -222,6 +222,9 @@ def test_every_module_has_its_page():
         assert f".. automodule:: {name}\n" in pages[Path(f"api/{name}.md")]
         assert f"({name}.md)" in index
     assert not [path for path in pages if "._" in path.name or "__init__" in path.name]
+    # a package shows what it defines alone: what it passes on would stand on two pages, and links lead to one of them
+    assert ":ignore-module-all:" in pages[Path("api/gmbook.experiments.md")]
+    assert ":ignore-module-all:" not in pages[Path("api/gmbook.experiments.base.md")]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.name)

@@ -44,10 +44,11 @@ def sentence(docstring: str) -> str:
 
 
 def module_page(name: str) -> str:
-    """The page of one module; Sphinx reads the docstrings."""
+    """The page of one module; Sphinx reads the docstrings. A package shows what it defines, not what it passes on."""
+    own = "   :ignore-module-all:\n" if (SOURCE / name.replace(".", "/")).is_dir() else ""
     return (
         f"# {name.removeprefix('gmbook.')}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n"
-        "   :show-inheritance:\n```\n"
+        f"{own}   :show-inheritance:\n```\n"
     )
 
 

@@ -68,11 +68,11 @@ def test_files_folders_and_folders_of_folders(tmp_path):
     for name in ("ada.ipynb", "bob/sheet.ipynb", "cyd/other.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
-    found = grading.submissions([tmp_path])
+    found = intake.collect([tmp_path]).submissions
     assert [s.student for s in found] == ["ada", "bob", "cyd"]
-    assert [s.student for s in grading.submissions([tmp_path / "bob", tmp_path / "ada.ipynb"])] == ["bob", "ada"]
+    assert [s.student for s in intake.collect([tmp_path / "bob", tmp_path / "ada.ipynb"]).submissions] == ["bob", "ada"]
     (tmp_path / "bob" / "second.ipynb").write_text("{}")
-    bob = grading.submissions([tmp_path])[1]
+    bob = intake.collect([tmp_path]).submissions[1]
     assert (bob.student, bob.item) == ("bob", None) and "2 notebooks: second.ipynb, sheet.ipynb" in bob.why
 
 

@@ -72,6 +72,8 @@ def browser(html: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options=options, service=Service(driver))
     opened.set_script_timeout(120)
+    # the page has the keyboard, as with a reader: a start tab may have kept it
+    opened.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield opened
     opened.quit()
 
@@ -112,9 +114,10 @@ class Page:
         return [e["message"] for e in self.browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
 
     def requests(self) -> set[str]:
-        """The addresses asked for since the page was opened."""
+        """The addresses asked for since the page was opened; not those of the tab with which Chromium starts."""
         messages = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
-        return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+        asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return {one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome://")}
 
 
 @pytest.fixture
