@@ -216,6 +216,6 @@ EXPERIMENTS = (
     ),
     *_colours("cifar10", shortcut=True),
     *_colours("cifar10_plain", shortcut=False),
-    _refined("laptop", 16, third(steps=1500, batch_size=32, decay="cosine")),
+    _refined("laptop", 16, third(steps=1000, batch_size=32, decay="cosine")),
     _refined("gpu", 64, third(steps=20_000, batch_size=128, decay="cosine", bf16=True)),
 )
