@@ -1,4 +1,4 @@
-"""DC-AE on the 8×8 digits, and on CIFAR-10 at f = 8: with shortcuts, and `plain`, without.
+"""DC-AE on the 8×8 digits, and on CIFAR-10 at f = 8: with shortcuts; `plain`, without; `refined`, the third phase.
 
 The paper: ImageNet and others, 256×256 to 1024×1024, f = 32 to 128, L1 and LPIPS, 323 to 1,121 M weights. Here f = 8
 makes 4×4 places of 32 channels of a picture of 32×32, a sixth of its numbers, and the loss is L1 alone.
@@ -7,6 +7,7 @@ makes 4×4 places of 32 channels of a picture of 32×32, a sixth of its numbers,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 
 from gmbook import data
+from gmbook.core.model import Objective
 from gmbook.data.batches import Batches
-from gmbook.experiments.base import Experiment
+from gmbook.experiments.base import Experiment, find
 from gmbook.experiments.images import image_batches
+from gmbook.experiments.results import load_pretrained
 from gmbook.metrics import efficientnet
 from gmbook.metrics.distances import frechet_distance
 from gmbook.metrics.images import real_images
-from gmbook.metrics.metric import Metric, Protocol, of_set, seed
+from gmbook.metrics.metric import Metric, Protocol, by_key, of_set, seed
+from gmbook.networks.conv import PatchGAN
 from gmbook.papers.dc_ae import DCAE
 from gmbook.train.device import device
 from gmbook.train.recipe import Recipe
@@ -63,6 +67,32 @@ def large_colour_model(shortcut: bool = True) -> DCAE:
     return DCAE(SHAPE, LATENT, widths, depths, attention=3, head=32, shortcut=shortcut)
 
 
+class Refined(DCAE):
+    """A DC-AE whose training is the third phase."""
+
+    def objectives(self) -> dict[str, Objective]:
+        return self.local_refinement()
+
+
+def recorded() -> Any:
+    """The recorded first phase with shortcuts; `results.NoRecord` if it is not there."""
+    return load_pretrained(find(EXPERIMENTS, "dc_ae", "cifar10", "laptop"))
+
+
+def refined(width: int = 16) -> Refined:
+    """The recorded first phase, and a discriminator of patches of 34 pixels a side beside it.
+
+    Args:
+        width: of the discriminator.
+    """
+    widths, depths = (16, 32, 64, 64), (0, 1, 1, 2)
+    model = Refined(SHAPE, LATENT, widths, depths, attention=3, head=32, discriminator=PatchGAN(3, width, 2))
+    begin = recorded()
+    model.encoder.load_state_dict(begin.encoder.state_dict())
+    model.decoder.load_state_dict(begin.decoder.state_dict())
+    return model
+
+
 def contrast(x: Tensor) -> float:
     """The root mean square difference between neighbours, along rows and columns: images (B, C, H, W)."""
     return (x.diff(dim=2).square().mean() + x.diff(dim=3).square().mean()).sqrt().item()
@@ -87,6 +117,13 @@ def evaluate(model: Any, n: int) -> list[Metric]:
         Metric("contrast_kept", contrast(output) / contrast(other), protocol=how),
         _feature_distance(output, other, real, Protocol(n, of_set(test), len(real), network=efficientnet.NAME)),
     ]
+
+
+def evaluate_refined(model: Any, n: int) -> list[Metric]:
+    """The same beside the numbers of the phase that it began from."""
+    before = by_key(evaluate(recorded(), n))
+    beside = {key: {"phase_one": m.value} for key, m in before.items() if isinstance(m.value, float)}
+    return [replace(m, baselines=m.baselines | beside.get(m.key, {})) for m in evaluate(model, n)]
 
 
 def _feature_distance(output: Tensor, other: Tensor, real: Tensor, card: Protocol) -> Metric:
@@ -145,6 +182,23 @@ def _colours(dataset: str, shortcut: bool) -> Iterator[Experiment]:
         )
 
 
+def _refined(budget: str, width: int, recipe: Recipe) -> Experiment:
+    """The third phase of the recorded laptop run."""
+    return Experiment(
+        *("dc_ae", "cifar10_refined", budget),
+        model=partial(refined, width),
+        batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
+        recipe=recipe,
+        reference=REFERENCE,
+        sample=reconstructions,
+        evaluate=evaluate_refined,
+        compile=budget == "gpu",
+        channels_last=budget == "gpu",
+    )
+
+
+third = partial(Recipe, lr={"autoencoder": 1e-3, "discriminator": 1e-3}, clip=1000.0)
+
 EXPERIMENTS = (
     Experiment(
         "dc_ae",
@@ -162,4 +216,6 @@ EXPERIMENTS = (
     ),
     *_colours("cifar10", shortcut=True),
     *_colours("cifar10_plain", shortcut=False),
+    _refined("laptop", 16, third(steps=1000, batch_size=32, decay="cosine")),
+    _refined("gpu", 64, third(steps=20_000, batch_size=128, decay="cosine", bf16=True)),
 )

@@ -44,6 +44,7 @@ NAMES = {
     "negative_iwae": "negative IWAE bound",
     "one_rectified": "1-rectified flow",
     "not_told": "told the class alone",
+    "phase_one": "after the first phase",
     "pixel_gaussian": "full-covariance Gaussian of the training pixels",
     "rate": "KL of the posterior from the standard normal",
     "read_as_asked": "read as the class asked for",
