@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from gmbook.core.chains import Chain, MatrixChain, categorical
+from gmbook.core.checks import Watch
 from gmbook.core.denoiser import Denoiser, Truth
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.model import sampling
@@ -213,3 +216,12 @@ def test_vmap_and_jacrev_over_points_and_times():
         by_x, by_t = torch.autograd.grad(one(z, u)[k], (z, u))
         torch.testing.assert_close(slopes[0][0, k], by_x)
         torch.testing.assert_close(slopes[1][0, k], by_t)
+
+
+def test_on_a_gpu_values_are_looked_at_once_in_so_many_calls():
+    far, watch = (
+        SimpleNamespace(device=torch.device("cuda")),
+        Watch(every=3),
+    )  # its name only
+    assert [watch(far) for _ in range(7)] == [True, False, False, True, False, False, True]
+    assert Watch().every == 1000 and all(Watch(every=3)(torch.zeros(1)) for _ in range(3))
