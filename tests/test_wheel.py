@@ -25,7 +25,7 @@ def site(tmp_path_factory):
     done = subprocess.run([*build, "-w", str(work), str(ROOT)], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     (wheel,) = work.glob("*.whl")
-    assert wheel.stat().st_size < 30_000_000
+    assert wheel.stat().st_size < 34_000_000  # 30 MB of weights at most, and the records' pictures
     zipfile.ZipFile(wheel).extractall(work / "site")
     return work / "site"
 

@@ -251,7 +251,7 @@ KINDS = {
     "answers_check": (notebook({"bridge": "bridge = check.bridge"}), ALL_BUT_BRIDGE, ""),
     "reads_solutions": (notebook({"bridge": SPY}), ALL_BUT_BRIDGE, "LookupError"),
     "writes_library": (notebook(extra=[f"open({str(Path(judge.__file__).parent / 'planted.py')!r}, 'w')"]),
-                       EVERY, "Read-only"),
+                       EVERY, "planted.py"),  # read-only, or out of sight
     "exit": (notebook(extra=["exit()", "raise SystemExit", "import sys\nsys.exit(0)"]), EVERY, "SystemExit"),
     "hard_exit": (within("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),
     "hard_exit_in_call": (bridge("import os\nos._exit(0)"), ALL_BUT_BRIDGE, "ended the process"),

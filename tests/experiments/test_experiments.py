@@ -191,6 +191,12 @@ def test_recorded_weights_come_back_rounded_to_half_precision(home):
 RECORDED = json.loads((ROOT / "data" / "pretrained" / "manifest.json").read_text(encoding="utf-8"))
 
 
+def test_recorded_weights_stay_small():
+    """The weights that chapters read, and no others: 2 MB each at most, 30 MB in all."""
+    sizes = [file.stat().st_size for file in (ROOT / "data" / "pretrained").glob("*.safetensors")]
+    assert max(sizes) < results.LIMIT and sum(sizes) < 30_000_000
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_every_recorded_weight_is_read_by_the_model_of_today(name):
     """The file's names are those of the state dict, and the values arrive: parameters and what training measured."""

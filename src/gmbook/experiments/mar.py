@@ -96,8 +96,8 @@ def batches(seed: int, size: int) -> Any:
     return image_batches(data.mnist("train"), seed, size)
 
 
-def sample(model: Any, labels: Tensor, steps: int = 49, scale: float = 1.0) -> Tensor:
-    """Digits of these classes, no selection: (n,) -> (n, 1, 28, 28) in [−1, 1]."""
+def sample(model: Any, labels: Tensor, steps: int | None = None, scale: float = 1.0) -> Tensor:
+    """Digits of these classes, a token a step or in so many steps, no selection: (n,) -> (n, 1, 28, 28) in [−1, 1]."""
     drawn = [model.sample(len(y), y, steps, scale) for y in labels.to(device()).split(250)]
     return torch.cat(drawn).clamp(-1, 1).cpu()
 
