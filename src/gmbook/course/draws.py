@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from gmbook.course.kit import Wrong, hold, samples
+from gmbook.laws.plane import PlaneLaw
 
 SIGMAS = 6.0  # a right answer fails one comparison in 500 million
 FARTHEST = 3.3  # of √n sup|F_n − F|, Kolmogorov's distance: exceeded once in a billion
@@ -110,3 +111,24 @@ def over_the_square(low: float, high: float, cells: int) -> tuple[Tensor, float]
     shift = side * (torch.rand(cells**2, 2) - 0.5)
     centres = torch.cartesian_prod(places, places)
     return torch.cat([centres + shift, centres - shift]), side**2 / 2
+
+
+def learned_density(answer: Any, law: PlaneLaw, n: int, half: float, cells: int, surplus: float, bar: float) -> None:
+    """Refuse a log-density, (B, 2) -> (B,), that is none, or whose KL divergence from the law is not below the bar.
+
+    Looked at on n points of the law, whose density is known, and by an integral over the square [−half, half]², which
+    must be 1 within the surplus.
+    """
+    square, area = over_the_square(-half, half, cells)
+    x = law.sample(n)
+    logs, found = at_once(answer, (square, x), "log p")
+    mass = logs.exp().sum().item() * area
+    hold(mass < 1 + surplus, f"Your density integrates to {mass:.3g}: it is none. Where does the surplus come from?")
+    where = f"[−{half:g}, {half:g}]²"
+    hold(
+        mass > 1 - surplus,
+        f"Over {where} your density integrates to {mass:.3g} only: it loses mass, or puts it far away.",
+    )
+    gaps = law.log_prob(x).double() - found
+    hold(gaps.mean() < bar, f"The loss is {gaps.mean().item():.3f} nats above the entropy, not below {bar}.")
+    learned(gaps.abs().mean(), 0.01)

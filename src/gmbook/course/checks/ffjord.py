@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from gmbook.course.draws import at_once, learned, mean_is, over_the_square
+from gmbook.course.draws import learned_density, mean_is
 from gmbook.course.kit import agree, between, exercise, hold, numbers
 from gmbook.laws import plane
 
@@ -317,13 +317,4 @@ def moons(answer: Any) -> None:
 
     It integrates to 1. Looked at on 10,000 points of the law, whose density is known, and by an integral.
     """
-    law = plane.moons()
-    square, area = over_the_square(-5.0, 5.0, 110)
-    x = law.sample(10_000)
-    logs, found = at_once(answer, (square, x), "log p")
-    mass = logs.exp().sum().item() * area
-    hold(mass < 1.06, f"Your density integrates to {mass:.3g}: look at the sign of the trace, and at the solver.")
-    hold(mass > 0.94, f"Over [−5, 5]² your density integrates to {mass:.3g} only: it loses mass, or puts it far away.")
-    gaps = law.log_prob(x).double() - found
-    hold(gaps.mean() < 0.35, f"The loss is {gaps.mean().item():.3f} nats above the entropy, not below 0.35.")
-    learned(gaps.abs().mean(), 0.01)
+    learned_density(answer, plane.moons(), 10_000, half=5.0, cells=110, surplus=0.06, bar=0.35)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmbook.course.draws import at_once, learned, over_the_square
+from gmbook.course.draws import learned_density
 from gmbook.course.kit import Given, agree, between, exercise, gradient, hold, numbers
 from gmbook.laws import plane
 
@@ -351,13 +351,4 @@ def log_density(answer: Any) -> None:
 
     Looked at on 20,000 points of the law, whose density is known, and by an integral over a grid.
     """
-    law = plane.moons()
-    square, area = over_the_square(-6.0, 6.0, 210)
-    x = law.sample(20_000)
-    logs, found = at_once(answer, (square, x), "log p")
-    mass = logs.exp().sum().item() * area
-    hold(mass < 1.03, f"Your density integrates to {mass:.3g}: it is none. Where does the surplus come from?")
-    hold(mass > 0.97, f"Over [−6, 6]² your density integrates to {mass:.3g} only: it loses mass, or puts it far away.")
-    gaps = law.log_prob(x).double() - found
-    hold(gaps.mean() < 0.25, f"The loss is {gaps.mean().item():.3f} nats above the entropy, not below 0.25.")
-    learned(gaps.abs().mean(), 0.01)
+    learned_density(answer, plane.moons(), 20_000, half=6.0, cells=210, surplus=0.03, bar=0.25)
