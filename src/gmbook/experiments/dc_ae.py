@@ -6,7 +6,7 @@ makes 4×4 places of 32 channels of a picture of 32×32, a sixth of its numbers,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from gmbook.train.recipe import Recipe
 
 REFERENCE = "Chen et al. 2025: ImageNet at 256×256 to 1024×1024, f32 to f128, L1 + LPIPS, then two more phases"
 SHAPE = (3, 32, 32)
+Report = Callable[[Any, int], list[Metric]]
 LATENT = 32
 
 
@@ -169,32 +170,27 @@ def _colours(dataset: str, shortcut: bool) -> Iterator[Experiment]:
     )
     for budget, recipe in (("laptop", laptop), ("gpu", gpu)):
         make = colour_model if budget == "laptop" else large_colour_model
-        yield Experiment(
-            *("dc_ae", dataset, budget),
-            model=partial(make, shortcut),
-            batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
-            recipe=recipe,
-            reference=REFERENCE,
-            sample=reconstructions,
-            evaluate=evaluate,
-            compile=budget == "gpu",
-            channels_last=budget == "gpu",
-        )
+        yield _on_cifar10(dataset, budget, partial(make, shortcut), recipe, evaluate)
 
 
-def _refined(budget: str, width: int, recipe: Recipe) -> Experiment:
-    """The third phase of the recorded laptop run."""
+def _on_cifar10(dataset: str, budget: str, model: Callable[[], DCAE], recipe: Recipe, evaluate: Report) -> Experiment:
+    """A run on CIFAR-10's training images, flipped at random."""
     return Experiment(
-        *("dc_ae", "cifar10_refined", budget),
-        model=partial(refined, width),
+        *("dc_ae", dataset, budget),
+        model=model,
         batches=lambda seed, size: image_batches(data.cifar10("train"), seed, size, flip=True),
         recipe=recipe,
         reference=REFERENCE,
         sample=reconstructions,
-        evaluate=evaluate_refined,
+        evaluate=evaluate,
         compile=budget == "gpu",
         channels_last=budget == "gpu",
     )
+
+
+def _refined(budget: str, width: int, recipe: Recipe) -> Experiment:
+    """The third phase of the recorded laptop run."""
+    return _on_cifar10("cifar10_refined", budget, partial(refined, width), recipe, evaluate_refined)
 
 
 third = partial(Recipe, lr={"autoencoder": 1e-3, "discriminator": 1e-3}, clip=1000.0)

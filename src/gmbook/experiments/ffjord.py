@@ -1,8 +1,8 @@
 """FFJORD on points in the plane, and on MNIST halved to 14×14, as the paper trains it and with paths made easy.
 
 The paper, on 28×28 MNIST: two scales of two CNFs each, convolutions with three layers of 64 channels, logit with α =
-1e-6, dopri5 and the adjoint, batch 200. Here one CNF sees 14×14 pixels as
-four channels of 7×7; its training differentiates through dopri5 at 1e-3, and α is 0.05, the book's.
+1e-6, dopri5 and the adjoint, batch 200. Here one CNF sees 14×14 pixels as four channels of 7×7; its training
+differentiates through dopri5 at 1e-3, and α is 0.05, the book's.
 """
 
 from __future__ import annotations
