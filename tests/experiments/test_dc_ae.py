@@ -12,6 +12,7 @@ from gmbook.experiments import dc_ae
 from gmbook.metrics import efficientnet
 from gmbook.metrics.images import real_images
 from gmbook.metrics.metric import by_key
+from gmbook.networks.conv import PatchGAN
 
 
 class Through(nn.Module):
@@ -72,6 +73,18 @@ def test_the_sheet_shows_test_images_of_the_labels(cheap):
     same = (test.y == test.y[0]).nonzero()[:, 0]
     torch.testing.assert_close(shown[0], data.scale(test.x[same[0]]))
     torch.testing.assert_close(shown[2], data.scale(test.x[same[1]]))
+
+
+def test_the_refined_run_moves_the_last_layers_only():
+    """Its objectives are the third phase's: the adversary acts, and no code can change."""
+    model = dc_ae.Refined(
+        dc_ae.SHAPE, 4, (8, 8, 8, 8), (0, 1, 1, 1), attention=3, head=8, discriminator=PatchGAN(3, 8, 2)
+    )
+    players = model.objectives()
+    assert set(players) == {"autoencoder", "discriminator"}
+    moving = {id(p) for p in players["autoencoder"].parameters}
+    assert moving and not moving & {id(p) for p in model.encoder.parameters()}
+    assert not moving & {id(p) for p in model.decoder[0].parameters()}
 
 
 def test_the_two_runs_differ_in_the_shortcuts_alone():

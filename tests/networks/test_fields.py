@@ -25,6 +25,19 @@ def test_shapes_and_reach(shape, patch):
     assert change[4 * patch :].sum() == 0 and change[:, 4 * patch :].sum() == 0
 
 
+def test_its_arithmetic_by_hand():
+    """Without a patch and with 1×1 taps, a layer is a matrix at each pixel, softplus between two of them."""
+    net, x = field(channels=2, width=3, depth=1, patch=1), torch.randn(4, 2, 5, 6, dtype=torch.float64)
+    t = torch.rand(4, dtype=torch.float64)
+    for layer in net.layers:
+        layer.weight.data[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+    first, second = ((layer.weight[:, :, 1, 1], layer.bias) for layer in net.layers)
+    time = t[:, None, None, None].expand(4, 5, 6, 1)
+    h = torch.cat([x.movedim(1, 3), time], 3) @ first[0].T + first[1]
+    want = torch.cat([h.exp().log1p(), time], 3) @ second[0].T + second[1]
+    torch.testing.assert_close(net(x, t), want.movedim(3, 1))
+
+
 def test_every_layer_reads_the_time_and_the_field_is_smooth():
     """d/dt by autograd is that of differences, with each layer's time weights in turn the only ones."""
     for only in range(3):
