@@ -216,7 +216,7 @@ def first_set(answer: Any) -> None:
 
     The rest comes in the second step. Looked at by trying all sets.
     """
-    for count, m in ((5, 2), (6, 3), (7, 3), (6, 1), (6, 5)):
+    for count, m in 4 * ((5, 2), (6, 3), (7, 3), (6, 1), (6, 5)):  # a wrong rule picks the best set now and then
         covariance = random_covariance(count, 0.15)
         got = numbers(answer(covariance.clone(), m), (m,), "the list of tokens")
         hold(
