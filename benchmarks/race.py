@@ -13,6 +13,7 @@ are of a machine, not of a program.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from torch import Tensor, nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 from torchdiffeq import odeint_adjoint
 
+from gmbook.core.flows.base import Compose
+from gmbook.core.flows.couplings import AffineCoupling, parity_mask
+from gmbook.core.flows.density import Flow
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import Transformer
 from gmbook.networks.unet import UNet
@@ -37,7 +41,7 @@ from gmbook.papers.ffjord import FFJORD
 from gmbook.papers.flow_matching import FlowMatching
 from gmbook.papers.glow import Glow
 from gmbook.papers.mdlm import MDLM
-from gmbook.papers.realnvp import RealNVP
+from gmbook.papers.realnvp import RealNVP, alternating
 
 # --------------------------------------------------------------------------------------------------------- races
 
@@ -73,12 +77,15 @@ def real_nvps() -> dict[str, nn.Module]:
     ]
     swaps = [normflows.flows.Permute(2, mode="swap") for _ in range(8)]
     stack = [layer for pair in zip(halves, swaps) for layer in pair]
+    masks = alternating(parity_mask, (2,), 8)
+    unbounded = [AffineCoupling(net_of_relus(2, 4), mask, bound=nn.Identity()) for mask in masks]  # s = h, as in theirs
     return {
         "gmbook": RealNVP.on_vectors(2, net_of_relus, layers=8),
         "normflows": normflows.NormalizingFlow(normflows.distributions.DiagGaussian(2), stack),
         "nflows": nflows.flows.realnvp.SimpleRealNVP(2, 128, 8, 1),
         "zuko": zuko.flows.RealNVP(2, transforms=8, hidden_features=(128, 128)),
         "gmbook, SiLU": RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 128, 2), layers=8),  # the book's own network
+        "gmbook, no bound": Flow(Compose(*unbounded), (2,)),
     }
 
 
@@ -97,7 +104,9 @@ def realnvp_step() -> dict[str, Contestant]:
         mine = name.startswith("gmbook")
         return ours(flows[name], data) if mine else theirs(flows[name], lambda: -asked[name](data).mean())
 
-    return {name: step(name) for name in flows}
+    bare = copy.deepcopy(flows["gmbook, no bound"])
+    plain = theirs(bare, lambda: -bare.log_prob(data).mean())
+    return {name: step(name) for name in flows} | {"gmbook, no bound, their loop": plain}
 
 
 def realnvp_log_prob() -> dict[str, Contestant]:
