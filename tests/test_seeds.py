@@ -34,5 +34,10 @@ def test_a_check_that_holds_for_one_seed_only_is_counted_and_the_others_go_on(te
     assert [miss.split(": got ")[0] for miss in verdict.missed] == missed
 
 
+def test_a_claim_that_is_missed_twice_under_one_shift_is_one_claim():
+    twice = seeds.Verdict("x", 1, 3, ["near 0: got 3, not below 1", "near 0: got 4, not below 1", "stopped"], 2.0)
+    assert twice.claims() == {"near 0", "stopped"}
+
+
 def test_shifts():
     assert list(seeds.shifts("3-5")) == [3, 4, 5] and list(seeds.shifts("7")) == [7]

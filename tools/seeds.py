@@ -57,6 +57,10 @@ class Verdict(NamedTuple):
     missed: list[str]
     seconds: float
 
+    def claims(self) -> set[str]:
+        """What was missed, each claim once however often it was, without the numbers."""
+        return {miss.split(": got ")[0] for miss in self.missed}
+
 
 def under(text: Path, shift: int) -> Verdict:
     """Run a chapter with all seeds shifted. A cell that raises counts as missed, by its error's last line."""
@@ -102,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{len(found.missed)} of {found.checks} checks missed" if found.missed else f"{found.checks} checks"
             )
             print(f"{found.chapter:<20} shift {found.shift:>2}: {verdict}, {found.seconds:.0f} s", flush=True)
-            often.update((found.chapter, miss.split(": got ")[0]) for miss in found.missed)
+            often.update((found.chapter, claim) for claim in found.claims())
     for (chapter, claim), count in often.most_common():
         print(f"{chapter}: missed under {count} of {len(arguments.shifts)} shifts: {claim}")
     return int(bool(often))

@@ -32,6 +32,21 @@ def test_the_gpu_model_for_cifar10_has_the_papers_numbers():
         assert len(blocks) == 8 and all(b.body[1].weight.shape == (64, 64, 3, 3) for b in blocks)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "blocks", "squeezed"), [("mnist", 2, {4, 8}), ("cifar10", 1, {12})], ids=["mnist", "cifar10"]
+)
+def test_the_recorded_models_have_the_blocks_and_downscalings_of_the_chapters_table(dataset, blocks, squeezed):
+    """Networks of 32 maps; MNIST 2 blocks and two downscalings, CIFAR-10 1 block and one (section 9 of chapter 03)."""
+    logit, flow = experiments.find("realnvp", dataset, "laptop").model().bijection.layers
+    couplings = [m for m in flow.modules() if type(m).__name__ == "AffineCoupling"]
+    assert {c.mask.shape[0] for c in couplings} == {
+        1
+    } | squeezed  # a checkerboard has one channel; between two squeezes half are finished
+    for coupling in couplings:
+        found = [m for m in coupling.net if type(m).__name__ == "Residual"]
+        assert len(found) == blocks and all(b.body[1].weight.shape == (32, 32, 3, 3) for b in found)
+
+
 def test_batches_are_integers_and_flips_mirror_half(digits):
     images, _ = digits
     (x,) = next(realnvp.batches(images, 0, 64))

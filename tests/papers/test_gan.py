@@ -49,6 +49,23 @@ def test_value_at_the_optimal_discriminator():
     assert abs(finite_value(p_d, p_d, torch.zeros_like(p_d)) + math.log(4)) < 1e-12  # p_g = p_d: the minimum
 
 
+def test_both_orders_of_the_game_have_one_value_and_other_inner_answers():
+    """Six atoms. V is linear in p_g, so the least over all generators is at an atom: the brightest, a collapsed one.
+    No discriminator holds all generators above −log 4, and D = ½ holds them all there exactly."""
+    torch.manual_seed(0)
+    p_d = torch.distributions.Dirichlet(torch.ones(6, dtype=torch.float64)).sample()
+    others = torch.distributions.Dirichlet(torch.ones(6, dtype=torch.float64)).sample((200,))
+    for logit in torch.randn(50, 6, dtype=torch.float64):
+        atoms = torch.stack([finite_value(p_d, atom, logit) for atom in torch.eye(6, dtype=torch.float64)])
+        assert atoms.argmin() == logit.argmax() and atoms.min() < -math.log(4)
+        d = torch.sigmoid(logit)
+        torch.testing.assert_close(atoms, (p_d * d.log()).sum() + (1 - d).log())
+        assert all(finite_value(p_d, p_g, logit) >= atoms.min() for p_g in others)
+    undecided = torch.zeros(6, dtype=torch.float64)
+    for p_g in others:
+        assert finite_value(p_d, p_g, undecided).item() == pytest.approx(-math.log(4), abs=1e-12)
+
+
 @pytest.mark.equation("gan-jsd")
 def test_disjoint_laws():
     """JSD = log 2, so V(D*) = 0: the discriminator is certain and its loss tells nothing about distance."""
@@ -485,6 +502,20 @@ def test_hinge():
     scores = torch.tensor([-2.0, 0.0, 2.0])
     assert hinge.real(scores).tolist() == [3, 1, 0] and hinge.fake(scores).tolist() == [0, 1, 3]
     assert hinge.generator(scores).tolist() == [2, 0, -2]
+
+
+def test_the_hinge_bounds_what_is_asked_of_the_values_and_no_slope():
+    """Data and samples at distance d, a critic of slope 2k/d: its hinge loss is 0 for every k ≥ 1, whatever d. A point
+    beyond the margin pulls no more, while with the sigmoid's loss every point pulls."""
+    for distance in (1.0, 1e-3):
+        data, samples = torch.tensor([distance / 2, -distance / 2], dtype=torch.float64)
+        for steepness in (1.0, 10.0, 1000.0):
+            slope = 2 * steepness / distance
+            assert hinge.real(slope * data) + hinge.fake(slope * samples) == 0
+    for game, pulls in ((hinge, False), (non_saturating, True)):
+        beyond = torch.tensor([1.5, -1.5], dtype=torch.float64, requires_grad=True)
+        (game.real(beyond[0]) + game.fake(beyond[1])).backward()
+        assert (beyond.grad != 0).tolist() == [pulls, pulls]
 
 
 @pytest.mark.parametrize("game", [minimax, non_saturating, hinge, gan.wasserstein])

@@ -108,6 +108,16 @@ def test_the_bound_is_tight_for_every_datum():
 
 
 @pytest.mark.fact("M2")
+def test_the_books_linear_schedule_is_the_papers_log_linear_one():
+    """The paper names a schedule by σ̄, with ᾱ = e^{−σ̄}: its log-linear one, σ̄ = −log(1 − t), keeps 1 − t. One with a
+    linear σ̄ = c t has no level at which it is ours: its ratio of ᾱ at 2t and t is that at t and 0."""
+    t = torch.linspace(0.01, 0.49, 50, **f64)
+    ours = LinearSchedule()
+    torch.testing.assert_close(ours.alpha_bar(t), 1 - t)
+    torch.testing.assert_close(ours.total_noise(t), -torch.log1p(-t))
+    assert (ours.alpha_bar(2 * t) < ours.alpha_bar(t).square()).all()  # equal for every linear σ̄
+
+
 @pytest.mark.equation("mdlm-schedule-invariance")
 def test_schedules_agree_for_a_wrong_model():
     linear, cosine, cubic = (

@@ -470,6 +470,31 @@ def test_beta_weighs_the_rate_in_the_loss_and_nothing_else():
     torch.testing.assert_close(values[3], (distortion + 3 * rate).mean())
 
 
+@pytest.mark.parametrize("beta", [0.25, 0.6])
+def test_a_light_rate_bounds_another_model_and_not_this_one(beta):
+    """β < 1 and the exact posterior: −(D + βR) lies (1 − β)R above log p(x), so it bounds nothing there. From the same
+    draws of any q it is, up to the factor β and a constant, the bound of the decoder with the variance βσ²."""
+    w, s, x = 1.3, 0.8, torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    model = linear_vae(w=w, s=s)
+    mean, std = model.encode(x)
+    distortion = ((x - w * mean) ** 2 + (w * std) ** 2).squeeze(1) / (2 * s**2) + math.log(s * math.sqrt(2 * math.pi))
+    rate, _ = model.rate_distortion(x)
+    torch.testing.assert_close(-(distortion + beta * rate) - evidence(x, w, s), (1 - beta) * rate)
+    assert (rate > 0.1).all()
+    constants = []
+    for shift, widen in ((0.0, 1.0), (0.4, 1.5), (-1.0, 0.6)):
+        light, other = linear_vae(shift, widen, w, s), linear_vae(shift, widen, w, s)
+        light.beta = beta
+        other.likelihood.log_std.data.fill_(math.log(s * math.sqrt(beta)))
+        for row in x:
+            losses = []
+            for each in (light, other):
+                torch.manual_seed(0)
+                losses.append(each.loss(row[None]))
+            constants.append(losses[0] / beta - losses[1])
+    torch.testing.assert_close(torch.stack(constants), constants[0].expand(27))
+
+
 def test_a_perfect_baseline_leaves_no_gradient():
     """At the true posterior f is log p(x) for every draw: with that baseline each estimate is 0, without it none is."""
     x = torch.tensor([[0.9]], dtype=torch.float64)
