@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from bs4 import BeautifulSoup, Tag
 
+from gmbook import registry
+
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "book" / "_build" / "html"
 EDITIONS = ROOT / "book" / "_build" / "editions"
@@ -52,33 +54,32 @@ class Missing(SystemExit):
 # ------------------------------------------------------------------------------------------------------------- pages
 
 
+# As the site's contents have them; the API reference stays on the site.
+BEFORE = ("index", "read", "own_data", "timeline", "notation", "conventions")
+BEHIND = ("ledger", "tested", "errata", "results", "toys", "glossary", "bibliography", "course")
+
+
 def built(site: Path = HTML) -> list[Path]:
-    """The built chapters and their sheets, in the book's order.
+    """The built chapters and their sheets, in the book's order: part by part.
 
     Raises:
         Missing: the website is not built.
     """
-    pages = sorted(site.glob("chapters/*/*.html"), key=lambda p: (p.parent.name, p.stem == "exercises"))
+    parts = registry.read().by_part.values()
+    place = {chapter.chapter: k for k, chapter in enumerate(chapter for part in parts for chapter in part)}
+    order = lambda p: (place.get(p.parent.name, len(place)), p.parent.name, p.stem == "exercises")  # noqa: E731
+    pages = sorted(site.glob("chapters/*/*.html"), key=order)
     if not pages:
         raise Missing("the website is not built: run `make book`")
     return pages
 
 
-def opening(site: Path = HTML) -> list[Path]:
-    """The pages before and behind the chapters, as far as they are built."""
-    names = (
-        "index",
-        "read",
-        "notation",
-        "conventions",
-        "glossary",
-        "ledger",
-        "errata",
-        "results",
-        "toys",
-        "bibliography",
+def book_pages(site: Path = HTML) -> list[Path]:
+    """All pages of the printed book in order: those before the chapters, the chapters, and those behind them."""
+    before, behind = (
+        [page for name in names if (page := site / f"{name}.html").exists()] for names in (BEFORE, BEHIND)
     )
-    return [page for name in names if (page := site / f"{name}.html").exists()]
+    return [*before, *built(site), *behind]
 
 
 # ------------------------------------------------------------------------------------------------------------ slides
@@ -244,7 +245,7 @@ def make_pdf(site: Path = HTML, folder: Path = EDITIONS) -> Path:
     """The PDF of every chapter and sheet, and of the whole book; returns the book's."""
     parts = []
     with browser() as opened:
-        for page in [*opening(site), *built(site)]:
+        for page in book_pages(site):
             inside = page.parent != site
             name = f"{page.parent.name}-{page.stem}.pdf" if inside else f"pages/{page.stem}.pdf"
             parts.append((heading(page), print_page(opened, page, folder / name, A4)))

@@ -47,6 +47,25 @@ def test_train_resume_sample(elsewhere, capsys):
     assert sheet != (elsewhere / "other.png").read_bytes()
 
 
+def test_a_recorded_model_is_sampled_without_a_run(elsewhere, capsys):
+    """By its name, or by the folder of its record, which stays as it is; the sheet is the recorded model's."""
+    record = experiments.results.read(experiments.find("vae", "mnist", "laptop")).folder
+    before = {file.name: file.read_bytes() for file in record.iterdir()}
+    assert main(["sample", "vae-mnist-laptop", "--per-class", "2"]) == 0
+    assert main(["sample", str(record), "--per-class", "2", "--out", "same.png"]) == 0
+    assert "wrote vae-mnist-laptop.png" in capsys.readouterr().out
+    torch.manual_seed(0)
+    model = experiments.load_pretrained("vae", "mnist", "laptop")
+    expected = experiments.results.sheet(experiments.find("vae", "mnist", "laptop"), model, 2).png()
+    assert (elsewhere / "vae-mnist-laptop.png").read_bytes() == (elsewhere / "same.png").read_bytes() == expected
+    assert {file.name: file.read_bytes() for file in record.iterdir()} == before
+
+
+def test_a_recorded_model_is_judged_without_a_run(elsewhere, capsys):
+    assert main(["evaluate", "classifier-mnist-laptop"]) == 2  # no data here
+    assert "gmbook data mnist" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(elsewhere, capsys):
     assert main(["train", "vae", "mnist", "--dry-run"]) == 0
     told = capsys.readouterr().out
@@ -102,12 +121,23 @@ def test_data_lists_what_is_there(capsys):
         (["sample", "nowhere"], "not the folder of a run"),
         (["evaluate", "nowhere"], "not the folder of a run"),
         (["record", "nowhere"], "not the folder of a run"),
+        (["sample", "ddpm-digits-gpu"], "has no recorded weights"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, told, capsys):
     assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("gmbook: ") and told in lines[0]
+
+
+def test_a_run_that_says_it_is_another_is_one_clear_line(elsewhere, capsys):
+    assert main(["train", "vae", "digits", "--steps", "1", "--out", "here"]) == 0
+    about = elsewhere / "here" / "run.json"
+    about.write_text(about.read_text().replace('"vae"', '"gan"'))
+    capsys.readouterr()
+    assert main(["sample", "here"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds another model than gan-digits-laptop makes now: train it anew" in line
 
 
 def test_a_taken_folder_is_refused(capsys):

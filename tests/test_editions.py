@@ -79,3 +79,16 @@ def test_the_order_is_the_books(page, tmp_path):
     other.parent.mkdir()
     other.touch()
     assert editions.built(tmp_path) == [other, page, Path(page.parent / "exercises.html")]
+
+
+def test_the_printed_book_goes_part_by_part_and_has_every_page_of_the_contents(tmp_path):
+    """Chapter 11 stands in the part behind 16; every page of book/ is printed, the lecturer's guide last."""
+    names = [f"chapters/{folder}/x.html" for folder in ("11_latent_diffusion", "12_flow_matching", "16_mdlm")]
+    sources = sorted(p.stem for p in (editions.ROOT / "book").glob("*.md") if p.stem != "README")
+    for name in [*names, *(f"{stem}.html" for stem in sources)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    pages = editions.book_pages(tmp_path)
+    assert [p.parent.name[:2] for p in pages if p.stem == "x"] == ["12", "16", "11"]
+    assert sorted(p.stem for p in pages if p.stem != "x") == sources
+    assert pages[0].stem == "index" and pages[-1].stem == "course"

@@ -84,12 +84,14 @@ def dry_run(experiment: Experiment, folder: Path, steps: int | None) -> int:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """`gmbook sample`: a sheet of samples of a run."""
-    experiment = _of_run(arguments.run)
+    """`gmbook sample`: a sheet of samples of a run, or of a recorded model."""
+    recorded = _recorded(arguments.run)
+    experiment = recorded or _of_run(arguments.run)
     if experiment.sample is None:
         raise ValueError(f"{experiment.name} makes no samples")
-    drawn = results.draw(experiment, runs.load(experiment, arguments.run), arguments.per_class, arguments.seed)
-    out = arguments.out or arguments.run / "samples.png"
+    model = results.load_pretrained(recorded) if recorded else runs.load(experiment, arguments.run)
+    drawn = results.draw(experiment, model, arguments.per_class, arguments.seed)
+    out = arguments.out or (Path(f"{recorded.name}.png") if recorded else arguments.run / "samples.png")
     write_atomically(out, experiment.sheet(drawn).png())
     print(f"wrote {out}")
     if experiment.table is not None:
@@ -100,14 +102,16 @@ def sample(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """`gmbook evaluate`: the metrics of a run."""
-    experiment = _of_run(arguments.run)
+    """`gmbook evaluate`: the metrics of a run, or of a recorded model."""
+    recorded = _recorded(arguments.run)
+    experiment = recorded or _of_run(arguments.run)
     if experiment.evaluate is None:
         raise ValueError(f"{experiment.name} has no metrics yet; `gmbook sample {arguments.run}` shows samples")
     if arguments.n < 1:
         raise ValueError(f"--n must be at least 1, got {arguments.n}")
     torch.manual_seed(0)
-    report = experiment.evaluate(runs.load(experiment, arguments.run), arguments.n)
+    model = results.load_pretrained(recorded) if recorded else runs.load(experiment, arguments.run)
+    report = experiment.evaluate(model, arguments.n)
     print(json.dumps(to_json(report), indent=1, ensure_ascii=False))
     return 0
 
@@ -157,6 +161,13 @@ def _chosen(arguments: argparse.Namespace) -> Experiment:
     return experiments.find(arguments.paper, arguments.dataset, arguments.budget)
 
 
+def _recorded(run: Path) -> Experiment | None:
+    """The experiment whose recorded weights are meant, by its name or its folder in book/results; None for a run."""
+    named = run.parent == Path() and not run.exists()
+    known = {experiment.name: experiment for experiment in experiments.EXPERIMENTS}
+    return known.get(run.name) if named or (run / "record.json").is_file() else None
+
+
 def _of_run(folder: Path) -> Experiment:
     about = runs.read_run(folder)
     if "data" in about:
@@ -198,16 +209,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: tensorboard --logdir runs")
     sub.add_argument("--dry-run", action="store_true", help="print the plan (arithmetic, memory, time), and stop")
 
+    which = "the folder of a run of `gmbook train`; or a recorded model's name, as ddpm-mnist-laptop"
     sub = command(
         "sample", sample, "Draw a sheet of samples from a run, ten columns, one per class where it knows classes."
     )
-    sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
+    sub.add_argument("run", type=Path, help=which)
     sub.add_argument("--per-class", type=int, default=6, help="rows of the sheet; default %(default)s")
     sub.add_argument("--seed", type=int, default=0, help="of the noise; default 0")
-    sub.add_argument("--out", type=Path, help="the PNG to write; default samples.png in the run's folder")
+    sub.add_argument(
+        "--out", type=Path, help="the PNG to write; default samples.png in the run's folder, or <name>.png"
+    )
 
     sub = command("evaluate", evaluate, "Print a run's metrics as JSON, each beside its noise floor or baseline.")
-    sub.add_argument("run", type=Path, help="the folder of a run of `gmbook train`")
+    sub.add_argument("run", type=Path, help=which)
     sub.add_argument("--n", type=int, default=1000, help="how many samples are judged; default %(default)s")
 
     course.add_to(command("course", lambda _: 2, "Hand out exercise sheets, and grade submissions."))

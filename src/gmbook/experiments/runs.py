@@ -222,7 +222,9 @@ def load(experiment: Experiment, folder: Path) -> Model:
     try:
         load_weights(model, weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder} holds another model than {experiment.name}: {error}") from error
+        raise CheckpointError(
+            f"{folder} holds another model than {experiment.name} makes now: train it anew in another folder (--out)"
+        ) from error
     return model.to(device()).eval()
 
 
