@@ -91,3 +91,24 @@ def test_samples_are_scaled_of_their_labels_and_cool(flow):
     assert cold.shape == (60, 1, 8, 8) and cold.min() >= -1 and cold.max() <= 1
     assert (cold[:30] - cold[0]).abs().max() < 1e-4 and (cold[30:] - cold[30]).abs().max() < 1e-4
     assert (cold[0] - cold[30]).abs().max() > 1e-3
+
+
+class Blown(nn.Module):
+    """A flow whose way back leaves the pixels in all the ways there are."""
+
+    device = torch.device("cpu")
+
+    def sample(self, n, y=None, temperature=1.0):
+        x = torch.full((n, 1, 4, 4), 0.5)
+        if temperature == 1:
+            x[:5, 0, 0, 0] = torch.tensor([math.nan, math.inf, -math.inf, 11.0, -9.0])
+        return x
+
+
+def test_exploded_samples_are_counted_and_stay_in_the_sheet():
+    """A pixel far out is white or black, one that is no number grey; the sample is not left out, and is counted."""
+    warm, cool, share = glow.temperatures(Blown(), torch.zeros(8, dtype=torch.int64))
+    assert share.value == 4 / 8 and share.baselines == {"cooled": 0.0}
+    assert len(warm) == 8 and warm.isfinite().all() and warm.abs().max() == 1
+    assert warm[:5, 0, 0, 0].tolist() == [0, 1, -1, 1, -1]
+    assert torch.equal(cool, torch.zeros(8, 1, 4, 4))

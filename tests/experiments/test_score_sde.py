@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal
 
 from gmbook.core.paths import VPPath
@@ -41,3 +42,34 @@ def test_bits_are_those_of_the_density_and_the_report_says_what_fewer_steps_give
         torch.manual_seed(0)
         other = score_sde.bits(exact(), x, images.y, start, steps=steps).mean().item()
         assert report.baselines[name] == pytest.approx(other, abs=1e-5) and other != report.part("value")
+
+
+class Labelled(nn.Module):
+    """ε̂ of N(m, 0.16 I), where m is 0.3 for label 1 and 0 for the other and for none; remembers its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.path, self.seen = VPPath(t_min=1e-5), []
+
+    def forward(self, x, t, y):
+        self.seen.append(len(x))
+        alpha, sigma = (v.to(x)[:, None, None, None] for v in self.path.alpha_sigma(t.double()))
+        mean = 0.3 * (y == 1).to(x)[:, None, None, None]
+        return sigma * (x - alpha * mean) / (alpha**2 * STD**2 + sigma**2)
+
+
+def test_samples_follow_the_label_by_so_many_steps_and_guidance_moves_them_on():
+    """A Gaussian whose mean is the label's: guided by s its score is that of the mean s·m, so that is where it ends."""
+    net, y = Labelled(), torch.tensor([1] * 150 + [0] * 150)
+    model = ScoreSDE(net, net.path, SHAPE)
+    for scale, doubled in ((1.0, 1), (2.0, 2)):
+        net.seen.clear()
+        torch.manual_seed(0)
+        x = score_sde.sample(model, y, scale, steps=60)
+        assert net.seen == [doubled * 250] * 61 + [doubled * 50] * 61  # the steps and the last reading, twice
+        error = STD / (150 * 16) ** 0.5
+        inside = Normal(scale * 0.3, STD)  # of samples clamped to [−1, 1]
+        grid = torch.linspace(-4, 4, 8001)
+        expected = torch.trapezoid(grid.clamp(-1, 1) * inside.log_prob(grid).exp(), grid)
+        assert abs(x[:150].mean() - expected) < 6 * error and abs(x[150:].mean()) < 6 * error
+        assert x[150:].std() == pytest.approx(STD, rel=0.08)  # the step's variance is β̃, which is a bit small
