@@ -80,6 +80,14 @@ def recorded() -> Any:
     return load_pretrained(find(EXPERIMENTS, "dc_ae", "cifar10", "laptop"))
 
 
+def bare(dataset: str) -> DCAE:
+    """A recorded laptop run's autoencoder, frozen and without a discriminator: the first stage of latent diffusion."""
+    weights = load_pretrained(find(EXPERIMENTS, "dc_ae", dataset, "laptop")).state_dict()
+    model = colour_model()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.requires_grad_(False)
+
+
 def refined(width: int = 16) -> Refined:
     """The recorded first phase, and a discriminator of patches of 34 pixels a side beside it.
 

@@ -67,7 +67,7 @@ def measure_digits(x: Tensor, labels: Tensor | None, classifier: Classifier, sam
         Metric("precision", precision, protocol=few),
         Metric("recall", recall, protocol=few),
         Metric("class_counts", tuple(torch.bincount(seen, minlength=10).tolist()), protocol=read),
-        _memory(x, other, train),
+        nearest(x, other, train),
     ]
     if labels is not None:
         right = (seen == labels.cpu()).double().mean().item()
@@ -96,7 +96,7 @@ def measure_colours(
     normal = data.scale((gaussian or PixelGaussian(train.x)).sample(n))
     card = Protocol(n, of_set(test), len(real), network=efficientnet.NAME, seed=seed())
     placed = [images.to(where or x.device) for images in (x, real, other, normal)]
-    report = [*_features(placed, card), _memory(x, other, train)]
+    report = [*_features(placed, card), nearest(x, other, train)]
     found = fid.fid(x, real)
     value, why = (None, found) if isinstance(found, str) else (found, "")
     report.append(Metric("fid", value, protocol=replace(card, network="Inception"), missing=why))
@@ -129,7 +129,7 @@ def _features(images: list[Tensor], card: Protocol) -> list[Metric]:
     ]
 
 
-def _memory(x: Tensor, other: Tensor, train: data.ImageSet) -> Metric:
+def nearest(x: Tensor, other: Tensor, train: data.ImageSet) -> Metric:
     """How near the nearest training image is to samples, and to test images: a generator that memorises is nearer."""
     return Metric(
         "nearest_training_image",

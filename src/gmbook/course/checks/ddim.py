@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmbook.course.draws import normal_is
 from gmbook.course.kit import Wrong, agree, between, close, exercise, hold, numbers, samples, whole
+from gmbook.course.oracles import runge_kutta
 
 
 def table(count: int) -> Tensor:
@@ -68,16 +69,8 @@ def velocity(x: Tensor, angle: float, weights: Tensor, means: Tensor, stds: Tens
 
 def flow(x: Tensor, kept: Tensor, weights: Tensor, means: Tensor, stds: Tensor, steps: int) -> Tensor:
     """DDIM's limit of many steps, from ᾱ = kept to the data: Runge and Kutta's method in the angle, (B,)."""
-    angle = math.acos(math.sqrt(kept.item()))
-    h = -angle / steps
-    for k in range(steps):
-        here = angle + k * h
-        k1 = velocity(x, here, weights, means, stds)
-        k2 = velocity(x + h / 2 * k1, here + h / 2, weights, means, stds)
-        k3 = velocity(x + h / 2 * k2, here + h / 2, weights, means, stds)
-        k4 = velocity(x + h * k3, here + h, weights, means, stds)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return x
+    speed = lambda x, angle: velocity(x, angle, weights, means, stds)  # noqa: E731
+    return runge_kutta(speed, x, math.acos(math.sqrt(kept.item())), 0.0, steps)
 
 
 @exercise(points=2, stars=2, kind="derive")

@@ -11,21 +11,15 @@ from torch.autograd.functional import jacobian
 
 from gmbook.course.draws import learned_density, mean_is
 from gmbook.course.kit import agree, between, exercise, hold, numbers
+from gmbook.course.oracles import runge_kutta
 from gmbook.laws import plane
 
 STEPS = 150  # of Runge and Kutta in the oracles: their error is below 1e-9
 
 
-def solved(f: Any, z: Tensor, steps: int = STEPS) -> Tensor:
-    """Where ż = f(z, t) carries z from t = 0 to 1, by the classical Runge–Kutta method."""
-    h = 1 / steps
-    for k in range(steps):
-        t = k * h
-        a = f(z, t)
-        b = f(z + h / 2 * a, t + h / 2)
-        c = f(z + h / 2 * b, t + h / 2)
-        z = z + h / 6 * (a + 2 * b + 2 * c + f(z + h * c, t + h))
-    return z
+def solved(f: Any, z: Tensor) -> Tensor:
+    """Where ż = f(z, t) carries z from t = 0 to 1."""
+    return runge_kutta(f, z, 0.0, 1.0, STEPS)
 
 
 @exercise(points=1, stars=1, kind="derive")

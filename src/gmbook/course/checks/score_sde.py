@@ -12,6 +12,7 @@ from gmbook.core.denoiser import Truth
 from gmbook.core.paths import VPPath
 from gmbook.course.draws import learned, normal_is
 from gmbook.course.kit import Wrong, agree, between, close, exercise, hold, numbers, samples
+from gmbook.course.oracles import runge_kutta
 from gmbook.laws import plane
 
 
@@ -86,14 +87,7 @@ def ridden(x: Tensor, alpha: float, sigma: float, mean: float, std: float, steps
         x0, eps = mean + a * std**2 / total * (x - a * mean), s / total * (x - a * mean)
         return -(1 - alpha) * x0 + sigma * eps
 
-    h = -1 / steps
-    for k in range(steps):
-        u = 1 + k * h
-        k1 = speed(x, u)
-        k2 = speed(x + h / 2 * k1, u + h / 2)
-        k3 = speed(x + h / 2 * k2, u + h / 2)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + speed(x + h * k3, u + h))
-    return x
+    return runge_kutta(speed, x, 1.0, 0.0, steps)
 
 
 @exercise(points=2, stars=2, kind="derive")
@@ -127,15 +121,8 @@ def price(answer: Any) -> None:
     for c in (0.9, 1.1, 0.5, 1.0):
         std, low, high = between(0.3, 1.5), between(0.01, 0.1), between(5.0, 20.0)
         top, bottom = math.log(high.item()), math.log(low.item())
-        variance, steps = std**2 + high**2, 1000
         rate = lambda v, u, std=std, c=c: 2 * c * math.exp(2 * u) * v / (std**2 + math.exp(2 * u))  # noqa: E731
-        h = (bottom - top) / steps
-        for k in range(steps):  # in u = log σ: dV/du = 2σ² c V/v
-            u = top + k * h
-            k1 = rate(variance, u)
-            k2 = rate(variance + h / 2 * k1, u + h / 2)
-            k3 = rate(variance + h / 2 * k2, u + h / 2)
-            variance = variance + h / 6 * (k1 + 2 * k2 + 2 * k3 + rate(variance + h * k3, u + h))
+        variance = runge_kutta(rate, std**2 + high**2, top, bottom, 1000)  # in u = log σ: dV/du = 2σ² c V/v
         got = numbers(answer(std, low, high, c), (), "the variance")
         v0, v1 = std**2 + low**2, std**2 + high**2
         hints = {
