@@ -6,9 +6,9 @@ uniform.
 
 Ours has the same network, recipe and output, softmax logits, for all three matrices, so that only the noise differs.
 
-On text8, in windows of 256 letters: a transformer of 12 layers and width 768, T = 1000, batch 512, 1 M steps, rate 2e-4
-with 5,000 steps of warm-up, clip 0.25, λ = 0.01 for the absorbing chain. Ours has MDLM's network, which does not see the
-time, and a batch of its windows for each of the comparison's steps (`mdlm.compared`).
+On text8, in windows of 256 letters: a transformer of 12 layers and width 768, T = 1000, batch 512, 1 M steps, rate
+2e-4 with 5,000 steps of warm-up, clip 0.25, λ = 0.01 for the absorbing chain. Ours has MDLM's network, which does not
+see the time, and a batch of its windows for each of the comparison's steps (`mdlm.compared`).
 """
 
 from __future__ import annotations

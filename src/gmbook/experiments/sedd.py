@@ -1,8 +1,9 @@
 """SEDD on pairs of tokens, and on text8 by both of its kernels.
 
 The paper trains on OpenWebText, LM1B and text8. On the first: 12 layers, width 768, told σ̄ by adaLN with 128 numbers,
-windows of 1,024 tokens, batch 512, AdamW 3e-4 with 2,500 steps of warm-up, clip 1, EMA 0.9999, 1.3 M steps. Its noise is log-linear where tokens are absorbed, geometric from 1e-4 to 20 where they
-jump evenly, and the outputs of the absorbing one are scaled by the ratios of uniform data.
+windows of 1,024 tokens, batch 512, AdamW 3e-4 with 2,500 steps of warm-up, clip 1, EMA 0.9999, 1.3 M steps. Its noise
+is log-linear where tokens are absorbed, geometric from 1e-4 to 20 where they jump evenly, and the outputs of the
+absorbing one are scaled by the ratios of uniform data.
 
 Ours has MDLM's network on text8, told the time in the same way by 32 numbers, and a batch of its windows for each of
 the comparison's steps (`mdlm.compared`).
