@@ -10,7 +10,7 @@ k-means' of training patches. Backbone, recipe and digits seen are the same unde
 
 There are two tries. In the first the share that is hidden in training is the paper's, 0.7 and more. A sampler that
 draws a token a step asks at lower shares in 34 of its 49 steps, so the second, `even`, draws the share evenly from 0 to
-1; its matrices take Muon, and it has two fifths more steps.
+1. Its matrices take Muon besides; it sees as many digits.
 """
 
 from __future__ import annotations
@@ -177,12 +177,8 @@ LAPTOP = Recipe(
     clip=1.0,
     ema_decay=0.995,
 )
-AGAIN = replace(
-    LAPTOP,
-    steps=2800,  # 179,200 digits, three passes
-    lr=2e-2,
-    optimizer=MuonAndAdam(),  # as on text8
-)
+# In 200 steps of codewords, any share hidden, the last 40 losses were 2.10 nats on average, and 2.22 with Adam.
+AGAIN = replace(LAPTOP, lr=2e-2, optimizer=MuonAndAdam())
 GPU = Recipe(
     steps=50_000,
     batch_size=512,
