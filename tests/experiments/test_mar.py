@@ -9,6 +9,12 @@ from gmbook import experiments
 from gmbook.experiments import mar
 
 
+@pytest.fixture(autouse=True)
+def no_codewords(monkeypatch):
+    """K-means takes long, and no test here looks at a codeword."""
+    monkeypatch.setattr(mar, "codebook", lambda: torch.zeros(mar.WORDS, mar.CHANNELS))
+
+
 @pytest.mark.parametrize("head", mar.HEADS)
 def test_two_tries_of_one_network_on_one_stream(head):
     first, second = (experiments.find("mar", f"mnist_{head}{name}", "laptop") for name in ("", "_even"))
