@@ -1,5 +1,6 @@
 """Token chains and schedules, against explicit matrix products, Bayes by enumeration, autodiff, exponentials."""
 
+import copy
 import itertools
 import math
 
@@ -216,6 +217,15 @@ def test_schedule_rates(schedule):
         torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(schedule.reveal_rate(t), schedule.noise_rate(t) / torch.expm1(noise), rtol=1e-9, atol=0)
     torch.testing.assert_close(schedule.time(moved.detach()), t.detach(), rtol=0, atol=1e-10)
+
+
+@schedule_cases
+def test_no_schedule_asks_the_device_for_a_number(schedule):
+    """A meta tensor has none to tell; a GPU would make the CPU wait."""
+    there = copy.deepcopy(schedule).to("meta")
+    for t in (torch.tensor(0.3, device="meta"), torch.rand(5, device="meta")):
+        for value in (there.alpha_bar(t), there.moved(t), there.alpha_bar_rate(t), there.noise_rate(t)):
+            assert value.is_meta and value.shape == t.shape
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Paths, against autodiff, moment equations and direct constructions of every quantity."""
 
+import copy
 import itertools
 import math
 
@@ -97,6 +98,15 @@ def test_table_interpolation_is_monotone_and_continuous():
     assert (path.integrated_beta(t).diff() >= 0).all() and (path.beta(t) >= -1e-12).all()
     nodes = torch.arange(1, 5, dtype=torch.float64) / 5
     torch.testing.assert_close(path.beta(nodes - 1e-9), path.beta(nodes + 1e-9), rtol=1e-5, atol=1e-5)
+
+
+@path_cases
+def test_no_path_asks_the_device_for_a_number(path):
+    """A meta tensor has none to tell; a GPU would make the CPU wait."""
+    there = copy.deepcopy(path).to("meta")
+    for t in (torch.tensor(0.3, device="meta"), torch.rand(5, device="meta")):
+        for value in (there.alpha(t), there.sigma(t), *there.rates(t), there.noise_rate(t), there.log_snr(t)):
+            assert value.is_meta and value.shape == t.shape
 
 
 def test_bad_arguments_are_refused():

@@ -122,6 +122,18 @@ def test_ada_block_begins_as_the_identity(context):
     assert not AdaHead(8, 3)(x, c).any()
 
 
+def test_a_network_may_be_told_the_time_in_few_numbers():
+    """The tables of modulations, 6D to a block and 2D for the head, shrink in proportion; the time still matters."""
+    wide, narrow = (Transformer(7, 16, 2, 2, time=True, told=told) for told in (None, 4))
+    tables = [
+        sum(p.numel() for n, p in net.named_parameters() if n.endswith("modulation.weight")) for net in (wide, narrow)
+    ]
+    assert tables == [16 * (6 * 2 + 2) * 16, 4 * (6 * 2 + 2) * 16]
+    x, net = torch.randint(7, (1, 5)).expand(2, -1), randomise(narrow)
+    early, late = net(x, torch.tensor([0.1, 0.9]))
+    assert (early - late).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("time", [False, True])
 def test_a_transformer_begins_uniform(time):
     net, x = Transformer(7, 16, 2, 2, out=5, time=time), torch.randint(7, (3, 4))

@@ -151,21 +151,25 @@ class TableSchedule(Schedule):
         self.register_buffer("moves", -torch.expm1(log_alpha_bars), persistent=False)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The entry before t, and where t lies between it and the next.
+
+        Entries are read by `take`: a table indexed by one number () would wait for the device to tell it.
+        """
         position = t.double() * (len(self.alpha_bars) - 1)
         left = (position - 1e-4).ceil().long().clamp(1, len(self.alpha_bars) - 1) - 1  # t = i/T belongs to β_i
         return left, position - left
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.alpha_bars[left], self.alpha_bars[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.alpha_bars.take(left), self.alpha_bars.take(left + 1), weight).to(t.dtype)
 
     def moved(self, t: Tensor) -> Tensor:
         left, weight = self._cell(t)
-        return torch.lerp(self.moves[left], self.moves[left + 1], weight).to(t.dtype)
+        return torch.lerp(self.moves.take(left), self.moves.take(left + 1), weight).to(t.dtype)
 
     def alpha_bar_rate(self, t: Tensor) -> Tensor:
         left, _ = self._cell(t)
-        return ((self.moves[left] - self.moves[left + 1]) * (len(self.alpha_bars) - 1)).to(t.dtype)
+        return ((self.moves.take(left) - self.moves.take(left + 1)) * (len(self.alpha_bars) - 1)).to(t.dtype)
 
 
 def mutual_information_betas(steps: int) -> Tensor:

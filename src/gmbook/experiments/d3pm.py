@@ -1,10 +1,14 @@
-"""D3PM on pairs of tokens, and on MNIST in eight grey levels, by three matrices.
+"""D3PM on pairs of tokens, on MNIST in eight grey levels, by three matrices, and on text8.
 
 The paper, on CIFAR-10 with 256 levels: DDPM's U-Net of width 128, T = 1000, Adam 2e-4 with 5,000 steps of warm-up,
 batch 128, EMA 0.9999, 1.5 M steps, λ = 0.001; β linear from 1e-4 to 0.02 for its Gaussian matrices, cosine for the
 uniform.
 
 Ours has the same network, recipe and output, softmax logits, for all three matrices, so that only the noise differs.
+
+On text8, in windows of 256 letters: a transformer of 12 layers and width 768, T = 1000, batch 512, 1 M steps, rate
+2e-4 with 5,000 steps of warm-up, clip 0.25, λ = 0.01 for the absorbing chain. Ours has MDLM's network, which does not
+see the time, and a batch of its windows for each of the comparison's steps (`mdlm.compared`).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor
 from gmbook import data, metrics
 from gmbook.core.chains import Chain, MarkovChain
 from gmbook.data.batches import Batches
-from gmbook.experiments import classifier
+from gmbook.experiments import classifier, mdlm
 from gmbook.experiments.base import Experiment
 from gmbook.experiments.images import CLASSES, balanced
 from gmbook.experiments.toys import VOCAB, own_sampler, token_net, tokens
@@ -33,6 +37,10 @@ from gmbook.train.recipe import Recipe
 REFERENCE = (
     "Austin et al. 2021, CIFAR-10 in 256 levels: DDPM's U-Net of width 128, T = 1000, Adam 2e-4, warm-up 5,000, batch "
     "128, EMA 0.9999, lambda 0.001, 1.5 M steps"
+)
+REFERENCE_TEXT = (
+    "Austin et al. 2021, text8: 12 layers of width 768, windows of 256, T = 1000, rate 2e-4, warm-up 5,000, clip 0.25, "
+    "batch 512, lambda 0.01, 1 M steps"
 )
 LEVELS = 8  # a step costs in proportion to them; with eight a digit is still smooth to the eye
 STEPS = 100
@@ -123,6 +131,22 @@ def on_mnist(name: str, budget: str, recipe: Recipe, width: int, **run: Any) -> 
     )
 
 
+def letters(width: int, depth: int, heads: int, length: int, vocab: int = mdlm.LETTERS, **options: Any) -> D3PM:
+    """Absorbed letters in windows of `length`, on MDLM's network: T = 1000, and λ as in the paper."""
+    net = mdlm.network(width, depth, heads, False, vocab, **options)
+    return D3PM(net, (length,), Chain.absorbing(vocab), steps=1000, hybrid=0.01)
+
+
+def bound(model: Any, x: Tensor) -> Tensor:
+    """D3PM's bound on −log p(x), a term of each of DRAWS ranges of its steps: (B,), nats."""
+    return model.nelbo(x, draws=mdlm.DRAWS)
+
+
+def lines(model: Any, labels: Tensor) -> Tensor:
+    """As many lines as labels, which the model does not know, by 128 jumps: (n, L)."""
+    return torch.cat([model.sample(len(part), steps=128) for part in labels.split(100)]).cpu()
+
+
 LAPTOP = Recipe(
     steps=3600,  # 115,200 digits, two passes: seven minutes of one core for each of three matrices
     batch_size=32,
@@ -145,4 +169,5 @@ EXPERIMENTS = (
             on_mnist(name, "gpu", GPU, 96, compile=True, channels_last=True),
         )
     ),
+    *mdlm.compared("d3pm", "absorbing", letters, bound, "128 of 1000 jumps", REFERENCE_TEXT, sample=lines),
 )

@@ -38,6 +38,7 @@ NAMES = {
     "gaussian_after_logit": "full-covariance Gaussian after the same preprocessing",
     "half_the_steps": "by half of the steps",
     "histogram": "histogram per pixel",
+    "infilled_letters": "share of a gap's letters drawn as they stood",
     "known_words": "share of sampled words that the training text has",
     "large_variance": "same mean, β for the variance",
     "leans_as_asked": "lean as the caption says",

@@ -129,12 +129,14 @@ class AdaBlock(nn.Module):
     scale_2)). With `context`, cross-attention with it stands between the two, its output layer zero at the
     start.
 
-    Shapes: x (B, N, D), c (B, D), context (B, M, `context`) -> (B, N, D).
+    Shapes: x (B, N, D), c (B, `told`), by default (B, D), context (B, M, `context`) -> (B, N, D).
     """
 
-    def __init__(self, width: int, heads: int, context: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self, width: int, heads: int, context: int | None = None, dropout: float = 0.0, told: int | None = None
+    ):
         super().__init__()
-        self.modulation = zero(nn.Linear(width, 6 * width))
+        self.modulation = zero(nn.Linear(width if told is None else told, 6 * width))
         self.attention, self.feed_forward = Attention(width, heads), feed_forward(width)
         self.cross = None if context is None else Attention(width, heads, context)
         if self.cross is not None:
@@ -158,11 +160,15 @@ class AdaBlock(nn.Module):
 
 
 class AdaHead(nn.Module):
-    """Linear(modulate(x, shift, scale)), (shift, scale) = W SiLU(c): 0 at first. (B, N, D) -> (B, N, out)."""
+    """Linear(modulate(x, shift, scale)), (shift, scale) = W SiLU(c): 0 at first. (B, N, D) -> (B, N, out).
 
-    def __init__(self, width: int, out: int):
+    c is (B, `told`), by default (B, D).
+    """
+
+    def __init__(self, width: int, out: int, told: int | None = None):
         super().__init__()
-        self.modulation, self.linear = zero(nn.Linear(width, 2 * width)), zero(nn.Linear(width, out))
+        self.modulation = zero(nn.Linear(width if told is None else told, 2 * width))
+        self.linear = zero(nn.Linear(width, out))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.modulation(F.silu(c))[:, None].chunk(2, -1)

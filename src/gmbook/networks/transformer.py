@@ -29,6 +29,8 @@ class Transformer(nn.Module):
         dropout: on both branches of each block.
         local: the number of weights, odd, of a convolution along the sequence before each block, or None for none. It
             shows a small network the neighbours before attention has learned to find them.
+        told: the width of what the blocks are told of the time, `width` by default. SEDD's code tells 128 numbers to
+            768 channels: each block's table of modulations is then a sixth as large.
 
     Raises:
         ValueError: heads does not divide width, a head's width is odd, `local` is even, classes without time; or, when
@@ -49,6 +51,7 @@ class Transformer(nn.Module):
         positions: bool = True,
         dropout: float = 0.0,
         local: int | None = None,
+        told: int | None = None,
     ):
         super().__init__()
         if classes is not None and not time:
@@ -58,11 +61,11 @@ class Transformer(nn.Module):
         self.causal, self.positions, self.head_width = causal, positions, width // heads
         out = vocab if out is None else out
         self.embed = nn.Embedding(vocab, width)
-        self.condition = Condition(width, classes) if time else None
+        self.condition = Condition(told or width, classes) if time else None
         self.local = None if local is None else nn.ModuleList(ShortConvolution(width, local) for _ in range(depth))
         if time:
-            self.blocks = nn.ModuleList(AdaBlock(width, heads, dropout=dropout) for _ in range(depth))
-            self.head: nn.Module = AdaHead(width, out)
+            self.blocks = nn.ModuleList(AdaBlock(width, heads, dropout=dropout, told=told) for _ in range(depth))
+            self.head: nn.Module = AdaHead(width, out, told)
         else:
             self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
             self.head = nn.Sequential(nn.LayerNorm(width), zero(nn.Linear(width, out)))

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gmbook.core.paths.base import Bridge, GaussianPath, gaussian_bridge
@@ -193,10 +194,13 @@ class TablePath(VariancePreservingPath):
         return len(self.cubics)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Where t lies in its cell, u in [0, 1], and the coefficients of that cell."""
+        """Where t lies in its cell, u in [0, 1], and the coefficients of that cell.
+
+        The cell is looked up as a word is: `cubics[cell]` with one cell () would wait for the device to tell it.
+        """
         position = t.double() * self.steps
         cell = position.detach().long().clamp(0, self.steps - 1)
-        return position - cell, self.cubics[cell].unbind(-1)
+        return position - cell, F.embedding(cell, self.cubics).unbind(-1)
 
     def integrated_beta(self, t: Tensor) -> Tensor:
         u, (start, slope, bend, twist) = self._cell(t)
