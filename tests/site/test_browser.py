@@ -10,6 +10,7 @@ HTML = Path(__file__).resolve().parents[2] / "book" / "_build" / "html"
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
 PAGES = PAGES or ["index.html"]  # not built: one test, which says so
 ANIMATED = "index.html"
+BARE = "article * { background: none !important }"
 STILL = "* { transition: none !important; animation: none !important }"  # a colour that is still changing is no colour
 
 # Words on the page that are not code.
@@ -82,6 +83,23 @@ def test_page(page, name):
             assert page.run(LOW_CONTRAST) == [], f"low contrast, {mode}, {width} pixels"
     assert page.errors() == []
     assert {url for url in page.requests() if not url.startswith(("file://", "data:", "blob:"))} == set()
+
+
+UNMARKED = """
+return [...document.querySelectorAll("article mjx-container[display=true], article pre, .gm-scroll")].filter(
+  e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1
+       && !getComputedStyle(e).backgroundImage.includes("gradient")).map(e => e.textContent.trim().slice(0, 60));
+"""
+
+
+@pytest.mark.parametrize("name", ["chapters/04_glow/glow.html", "index.html"])
+def test_what_is_cut_on_a_phone_shows_that_it_scrolls(page, name):
+    """Equations with a number and without, code, and the map have a shadow at the side where more lies."""
+    page.width(390)
+    page.open(name)
+    assert page.run(UNMARKED) == []
+    page.run("document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))", BARE)
+    assert page.run(UNMARKED)  # so the question sees what it asks for
 
 
 def test_the_page_test_sees_what_is_wrong(page):
