@@ -38,8 +38,11 @@ wait();
 UNFOLD = "for (const folded of document.querySelectorAll('details.sd-dropdown')) folded.open = true"
 FIT = """
 for (const display of document.querySelectorAll('mjx-container[display="true"]')) {
-  const room = display.parentElement.clientWidth, needed = display.firstElementChild.getBoundingClientRect().width;
-  if (needed > room) display.style.fontSize = Math.floor(95 * room / needed) + '%';
+  const around = display.parentElement, number = around.querySelector('.eqno');
+  const room = around.clientWidth - (number ? number.offsetWidth + 12 : 0);
+  const needed = display.firstElementChild.getBoundingClientRect().width;
+  const size = parseFloat(getComputedStyle(display).fontSize);
+  if (needed > room) display.style.fontSize = 0.97 * room / needed * size + 'px';
 }
 """
 A4 = {"paperWidth": 8.27, "paperHeight": 11.69, "scale": 0.8}

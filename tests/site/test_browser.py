@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from book import editions
 
 HTML = Path(__file__).resolve().parents[2] / "book" / "_build" / "html"
 PAGES = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
 PAGES = PAGES or ["index.html"]  # not built: one test, which says so
 ANIMATED = "index.html"
+BARE = "article * { background: none !important }"
 STILL = "* { transition: none !important; animation: none !important }"  # a colour that is still changing is no colour
 
 # Words on the page that are not code.
@@ -82,6 +85,43 @@ def test_page(page, name):
             assert page.run(LOW_CONTRAST) == [], f"low contrast, {mode}, {width} pixels"
     assert page.errors() == []
     assert {url for url in page.requests() if not url.startswith(("file://", "data:", "blob:"))} == set()
+
+
+CUT = """
+return [...document.querySelectorAll("article mjx-container[display=true]")].filter(
+  e => e.scrollWidth > e.clientWidth + 1).map(e => (e.closest("div.math") || e).id + " " + e.textContent.slice(0, 40));
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")] or PAGES[:1])
+def test_no_equation_is_cut_on_a_wide_screen(page, name):
+    """Folded ones neither, once they are opened: what is a little too wide is set smaller."""
+    page.open(name)
+    page.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    cut = page.run(CUT)
+    for _ in range(100):  # the fonts are awaited first
+        if not cut:
+            break
+        time.sleep(0.2)
+        cut = page.run(CUT)
+    assert cut == []
+
+
+UNMARKED = """
+return [...document.querySelectorAll("article mjx-container[display=true], article pre, .gm-scroll")].filter(
+  e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1
+       && !getComputedStyle(e).backgroundImage.includes("gradient")).map(e => e.textContent.trim().slice(0, 60));
+"""
+
+
+@pytest.mark.parametrize("name", ["chapters/04_glow/glow.html", "index.html"])
+def test_what_is_cut_on_a_phone_shows_that_it_scrolls(page, name):
+    """Equations with a number and without, code, and the map have a shadow at the side where more lies."""
+    page.width(390)
+    page.open(name)
+    assert page.run(UNMARKED) == []
+    page.run("document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))", BARE)
+    assert page.run(UNMARKED)  # so the question sees what it asks for
 
 
 def test_the_page_test_sees_what_is_wrong(page):
@@ -179,3 +219,21 @@ def test_the_map_is_a_map_of_links(page):
         "return [...document.querySelectorAll('.gm-map path.gm-on')].map(p => [p.dataset.older, p.dataset.newer])"
     )
     assert ["vae", "ddpm"] in shown and all("ddpm" in pair for pair in shown)
+
+
+def test_a_wide_equation_fills_its_slide_and_no_more(page, html, tmp_path):
+    """What is wider than a slide is made as wide as the room beside its number; it is not made tiny."""
+    deck = editions.write_slides(html / "chapters" / "18_dc_ae" / "dc_ae.html", tmp_path)
+    page.browser.get(deck.as_uri())
+    page.browser.execute_async_script(editions.TYPESET)
+    measure = """
+    return [...document.querySelectorAll('mjx-container[display="true"]')].map(e => {
+      const number = e.parentElement.querySelector('.eqno');
+      return e.firstElementChild.getBoundingClientRect().width
+             / (e.parentElement.clientWidth - (number ? number.offsetWidth + 12 : 0)); });
+    """
+    before = page.run(measure)
+    page.run(editions.FIT)
+    after = page.run(measure)
+    assert max(before) > 1
+    assert all(0.9 < new <= 1 if old > 1 else new == old for old, new in zip(before, after, strict=True))
