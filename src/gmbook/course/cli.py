@@ -12,7 +12,6 @@ from pathlib import Path
 
 from gmbook.course import grading, handout, intake, judge, kit, sandbox, sheets
 from gmbook.course.process import Limits
-from gmbook.train.checkpoint import write_atomically
 
 
 def release(arguments: argparse.Namespace) -> int:
@@ -57,14 +56,13 @@ def grade(arguments: argparse.Namespace) -> int:
             say(f"{submission.student:30} {points:3} points  {outcome['seconds']:4.0f} s  {remarks}")
             count, ungraded = count + 1, ungraded + (not outcome["verdicts"])
             failed += "the grader itself failed" in remarks
-    left = [{"file": file, "reason": reason} for file, reason in judge.clean([list(pair) for pair in found.left])]
-    table = grading.Table.text([{k: grading.unarmed(v) for k, v in line.items()} for line in left], ["file", "reason"])
-    write_atomically(arguments.out / "not_graded.csv", table.encode())
+    left = [dict(zip(("file", "reason"), map(grading.unarmed, pair))) for pair in found.left]
+    grading.save(arguments.out / "not_graded.csv", left, ["file", "reason"])
     made = grading.export(grader.table, found, sheet)
     seconds, before = time.monotonic() - start, len(chosen) - count
     say(f"{count} submissions of {sheet} in {seconds:.0f} s; {before} more were graded before")
     say(f"{ungraded} not graded, see the remarks; {len(left)} files were left aside, see not_graded.csv")
-    say(f"{arguments.out / 'scores.csv'}, {', '.join(path.name for path in made)}")
+    say(f"{arguments.out / 'scores.csv'}, {', '.join(made)}")
     if lacking:
         say(f"WARNING: this system does not give {'; '.join(lacking)}. See the lecturer's guide.")
     if failed:
