@@ -74,7 +74,7 @@ class Grader:
         self.sheet, self.out, self.limits, self.fenced = sheet, out, limits, fenced
         book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
         self.hidden = [str(path.resolve()) for path in (*hidden, out, *book)]
-        self.exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{checks_of(sheet)}"))
+        self.exercises = kit.exercises(checks_of(sheet))
         self.table = Table(out / "scores.csv", self.exercises)
         self.stopped = threading.Event()
 

@@ -72,8 +72,9 @@ class Submission:
         Raises:
             ValueError: it cannot be read; the message says why.
         """
-        if self.item is None or self.item.read is None or self.why or self.item.why:
-            raise ValueError(self.why or (self.item and self.item.why) or "there is no notebook")
+        why = self.why or (self.item and self.item.why)
+        if why or self.item is None or self.item.read is None:
+            raise ValueError(why or "there is no notebook")
         if self.item.size > MOST:
             raise ValueError(f"the file is larger than {MOST >> 20} MB")
         try:
@@ -129,7 +130,7 @@ def zipped(path: Path | io.BytesIO, where: tuple[str, ...]) -> Iterator[Item]:
         return
     if not listed or len(listed) > 100_000:
         yield Item(where, why=f"a zip with {len(listed)} files")
-    stem = where[:-1] + ((where[-1][:-4],) if where else ())
+    stem = (*where[:-1], where[-1][:-4]) if where else ()
     for info in listed[:100_000]:
         parts = tuple(part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".", ".."))
         item = Item((*stem, *(parts or ("?",))), info.file_size, partial(member, path, info))
@@ -145,12 +146,9 @@ def zipped(path: Path | io.BytesIO, where: tuple[str, ...]) -> Iterator[Item]:
 
 
 def member(path: Path | io.BytesIO, info: zipfile.ZipInfo) -> bytes:
-    """A file of a zip. What it says of its own size is not trusted."""
+    """A file of a zip: no more than it says of its own size, and no more than `MOST`, is unpacked."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
-        content = stream.read(MOST + 1)
-    if len(content) > MOST:
-        raise ValueError(f"it is larger than {MOST >> 20} MB")
-    return content
+        return stream.read(MOST)
 
 
 # ------------------------------------------------------------------------------------------------ who handed in what
@@ -242,18 +240,19 @@ def printable(name: str) -> str:
 
 def distinct(submissions: Sequence[Submission]) -> None:
     """Give students of one name the platform's number, or none of them a grade."""
-    names = Counter(s.student.casefold() for s in submissions)
-    for s in submissions:
-        if names[s.student.casefold()] > 1 and s.id:
-            s.student = f"{s.student} {s.id}"
+    for s in namesakes(submissions):
+        s.student = f"{s.student} {s.id}" if s.id else s.student
     seen: Counter[str] = Counter()
+    for s in namesakes(submissions):
+        seen[s.student.casefold()] += 1
+        s.why = f"several submissions are called {s.student!r}: rename them, or grade them apart"
+        s.item, s.student = None, f"{s.student} ({seen[s.student.casefold()]})"
+
+
+def namesakes(submissions: Sequence[Submission]) -> list[Submission]:
+    """Those who share their names with others."""
     names = Counter(s.student.casefold() for s in submissions)
-    for s in submissions:
-        key = s.student.casefold()
-        seen[key] += 1
-        if names[key] > 1:
-            s.why = f"several submissions are called {s.student!r}: rename them, or grade them apart"
-            s.item, s.student = None, f"{s.student} ({seen[key]})"
+    return [s for s in submissions if names[s.student.casefold()] > 1]
 
 
 # -------------------------------------------------------------------------------------------------------- a roster

@@ -13,7 +13,6 @@ kills its process, floods it, or takes too long, a new process runs the other ce
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import secrets
@@ -101,7 +100,7 @@ class Judge:
     """
 
     def __init__(self, job: dict[str, Any]):
-        self.exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{job['checks']}"))
+        self.exercises = kit.exercises(job["checks"])
         self.job, self.limits = job, Limits(**job["limits"])
         self.outcome = Outcome(job["student"], protections=["fence"] if job["fenced"] else [])
         self.cells: list[Cell] = []
