@@ -46,6 +46,21 @@ class Item:
         """Whether an operating system or Jupyter made it, not a student."""
         return any(SYSTEM.fullmatch(part) for part in self.where)
 
+    def content(self) -> bytes:
+        """What the file holds.
+
+        Raises:
+            ValueError: it cannot be read, or is too large; the message says why.
+        """
+        if self.read is None or self.why:
+            raise ValueError(self.why)
+        if self.size > MOST:
+            raise ValueError(f"the file is larger than {MOST >> 20} MB")
+        try:
+            return self.read()
+        except Exception as error:  # those of a damaged zip are of every kind: zlib.error, LZMAError, …
+            raise ValueError(f"the file cannot be read ({type(error).__name__}: {error})") from None
+
 
 @dataclass
 class Submission:
@@ -70,17 +85,11 @@ class Submission:
         """The notebook.
 
         Raises:
-            ValueError: it cannot be read; the message says why.
+            ValueError: there is none, or it cannot be read; the message says why.
         """
-        why = self.why or (self.item and self.item.why)
-        if why or self.item is None or self.item.read is None:
-            raise ValueError(why or "there is no notebook")
-        if self.item.size > MOST:
-            raise ValueError(f"the file is larger than {MOST >> 20} MB")
-        try:
-            return self.item.read()
-        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"the file cannot be read ({type(error).__name__}: {error})") from None
+        if self.item is None or self.why:
+            raise ValueError(self.why or "there is no notebook")
+        return self.item.content()
 
 
 @dataclass
@@ -125,7 +134,7 @@ def zipped(path: Path | io.BytesIO, where: tuple[str, ...]) -> Iterator[Item]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = [info for info in archive.infolist() if not info.is_dir()]
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+    except Exception:  # of every kind, see `content`
         yield Item(where, why="no zip, or a damaged one")
         return
     if not listed or len(listed) > 100_000:
@@ -136,11 +145,13 @@ def zipped(path: Path | io.BytesIO, where: tuple[str, ...]) -> Iterator[Item]:
         item = Item((*stem, *(parts or ("?",))), info.file_size, partial(member, path, info))
         if info.external_attr >> 28 == 0o12:
             yield replace(item, why="a symbolic link, which is not followed")
-        elif item.where[-1].lower().endswith(".zip") and isinstance(path, Path) and item.size <= MOST:
+        elif item.where[-1].lower().endswith(".zip") and isinstance(path, Path):
             try:
-                yield from zipped(io.BytesIO(member(path, info)), item.where)
-            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-                yield replace(item, why=f"the file cannot be read ({error})")
+                inner = io.BytesIO(item.content())
+            except ValueError as error:
+                yield replace(item, why=str(error))
+            else:
+                yield from zipped(inner, item.where)
         else:
             yield item
 
