@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -237,6 +238,24 @@ def test_a_zip_of_a_class_is_read_as_its_folder(tmp_path):
     ana = intake.collect([tmp_path / "bomb.zip"]).submissions[0]
     with pytest.raises(ValueError, match="50 MB"):
         ana.text()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_costs_one_student_and_not_the_class(method, tmp_path):
+    draft, noise = io.BytesIO(), random.Random(0).randbytes(4000)
+    with zipfile.ZipFile(draft, "w", method) as made:
+        for name, text in {"ana.zip": noise, "bob.ipynb": NOTEBOOK, "cyd.ipynb": noise.hex()}.items():
+            made.writestr(name, text)
+        places = [made.getinfo(name).header_offset + 30 + len(name) for name in ("ana.zip", "cyd.ipynb")]
+    content = bytearray(draft.getvalue())
+    for place in places:
+        content[place : place + 900] = bytes(255 - byte for byte in content[place : place + 900])
+    (tmp_path / "all.zip").write_bytes(content)
+    ana, bob, cyd = intake.collect([tmp_path / "all.zip"]).submissions
+    assert bob.text() == NOTEBOOK.encode()
+    for submission in (ana, cyd):
+        with pytest.raises(ValueError, match="cannot be read"):
+            submission.text()
 
 
 @pytest.mark.parametrize(

@@ -108,18 +108,13 @@ class Channel:
 
 def _shape(value: Any) -> tuple[int, ...]:
     listed = type(value) is list and len(value) <= DIMENSIONS
-    if not (listed and all(type(size) is int and 0 <= size <= BODY for size in value)):
-        raise ValueError("no shape")
-    if math.prod(max(size, 1) for size in value) > BODY:
+    sizes = listed and all(type(size) is int and size >= 0 for size in value)
+    if not sizes or math.prod(max(size, 1) for size in value) > BODY:  # of an empty one too
         raise ValueError("no shape")
     return tuple(value)
 
 
 def _tensor(body: bytearray, dtype: torch.dtype, shape: tuple[int, ...], wanted: bool) -> Tensor:
-    if not body:
-        value = torch.empty(shape, dtype=dtype)
-    elif dtype == torch.bool:
-        value = torch.frombuffer(body, dtype=torch.uint8).ne(0).reshape(shape)
-    else:
-        value = torch.frombuffer(body, dtype=dtype).reshape(shape)
+    raw = torch.frombuffer(body, dtype=torch.uint8) if body else torch.empty(0, dtype=torch.uint8)
+    value = (raw.ne(0) if dtype == torch.bool else raw.view(dtype)).reshape(shape)
     return value.requires_grad_(wanted and (dtype.is_floating_point or dtype.is_complex))

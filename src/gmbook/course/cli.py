@@ -7,12 +7,12 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from gmbook.course import grading, handout, intake, judge, kit, sandbox, sheets
 from gmbook.course.process import Limits
-from gmbook.train.checkpoint import write_atomically
 
 
 def release(arguments: argparse.Namespace) -> int:
@@ -57,14 +57,13 @@ def grade(arguments: argparse.Namespace) -> int:
             say(f"{submission.student:30} {points:3} points  {outcome['seconds']:4.0f} s  {remarks}")
             count, ungraded = count + 1, ungraded + (not outcome["verdicts"])
             failed += "the grader itself failed" in remarks
-    left = [{"file": file, "reason": reason} for file, reason in judge.clean([list(pair) for pair in found.left])]
-    table = grading.Table.text([{k: grading.unarmed(v) for k, v in line.items()} for line in left], ["file", "reason"])
-    write_atomically(arguments.out / "not_graded.csv", table.encode())
+    left = [dict(zip(("file", "reason"), map(grading.unarmed, pair))) for pair in found.left]
+    grading.save(arguments.out / "not_graded.csv", left, ["file", "reason"])
     made = grading.export(grader.table, found, sheet)
     seconds, before = time.monotonic() - start, len(chosen) - count
     say(f"{count} submissions of {sheet} in {seconds:.0f} s; {before} more were graded before")
     say(f"{ungraded} not graded, see the remarks; {len(left)} files were left aside, see not_graded.csv")
-    say(f"{arguments.out / 'scores.csv'}, {', '.join(path.name for path in made)}")
+    say(f"{arguments.out / 'scores.csv'}, {', '.join(made)}")
     if lacking:
         say(f"WARNING: this system does not give {'; '.join(lacking)}. See the lecturer's guide.")
     if failed:
@@ -81,35 +80,30 @@ def say(text: str) -> None:
 def add_to(top: argparse.ArgumentParser) -> None:
     """The sub-commands of `gmbook course`."""
     commands = top.add_subparsers(required=True, metavar="ACTION")
-    sub = commands.add_parser("release", help="make the students' folder of a sheet")
-    sub.set_defaults(act=release)
+
+    def command(act: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(act.__name__, help=told)
+        sub.set_defaults(act=act)
+        sub.add_argument("--out", type=Path, required=True, help="the folder to make")
+        return sub
+
+    sub = command(release, "make the students' folder of a sheet")
     sub.add_argument("sheet", help="for example 06_ddpm")
-    sub.add_argument("--out", type=Path, required=True, help="the folder to make")
     sub.add_argument("--wheel", default="", help="the package for students: a wheel file, or where they can fetch it")
 
-    sub = commands.add_parser("solutions", help="make the folder to hand out afterwards: solutions, each explained")
-    sub.set_defaults(act=solutions)
+    sub = command(solutions, "make the folder to hand out afterwards: solutions, each explained")
     sub.add_argument("sheet", help="for example 06_ddpm")
-    sub.add_argument("--out", type=Path, required=True, help="the folder to make")
 
-    sub = commands.add_parser("grade", help="grade submissions: scores.csv, and JSON and a page for each student")
-    sub.set_defaults(act=grade)
-    sub.add_argument(
-        "submissions", type=Path, nargs="+", help="notebooks, students' folders, or a folder or zip of those"
-    )
-    sub.add_argument("--out", type=Path, required=True, help="the folder for scores and reports")
+    sub = command(grade, "grade submissions: scores.csv, and JSON and a page for each student")
+    told = "notebooks, students' folders, or a folder or zip of those"
+    sub.add_argument("submissions", type=Path, nargs="+", help=told)
     sub.add_argument("--sheet", help="which sheet it is; default: the one that the notebooks name")
     sub.add_argument("--roster", type=Path, help="a CSV file of who should have handed in: a column 'student', or 'id'")
-    sub.add_argument(
-        "--only", action="append", default=[], metavar="STUDENT", help="grade this student, again if need be"
-    )
+    told = "grade this student, again if need be"
+    sub.add_argument("--only", action="append", default=[], metavar="STUDENT", help=told)
     sub.add_argument("--again", action="store_true", help="grade all again, not only what is new or changed")
     sub.add_argument("--unfenced", action="store_true", help="without bubblewrap: the cells may do what you may do")
     sub.add_argument("--jobs", type=int, default=2, help="submissions graded at a time; default %(default)s")
     for limit in fields(Limits):
-        sub.add_argument(
-            f"--{limit.name.replace('_', '-')}",
-            type=type(limit.default),
-            default=limit.default,
-            help=f"{limit.metadata['help']}; default %(default)s",
-        )
+        told, flag = f"{limit.metadata['help']}; default %(default)s", f"--{limit.name.replace('_', '-')}"
+        sub.add_argument(flag, type=type(limit.default), default=limit.default, help=told)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import html
 import importlib.util
 import io
 import json
@@ -15,14 +14,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections import Counter
-from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from gmbook.course import judge, kit, process, sheets
 from gmbook.course.intake import Class, Submission, printable, sheet_named
@@ -72,10 +74,9 @@ class Grader:
         self.sheet, self.out, self.limits, self.fenced = sheet, out, limits, fenced
         book = [sheets.ROOT / part for part in ("chapters", "tests", "book", ".git")]
         self.hidden = [str(path.resolve()) for path in (*hidden, out, *book)]
-        self.exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{checks_of(sheet)}"))
+        self.exercises = kit.exercises(checks_of(sheet))
         self.table = Table(out / "scores.csv", self.exercises)
-        self.running: set[subprocess.Popen[bytes]] = set()
-        self.lock = threading.Lock()
+        self.stopped = threading.Event()
 
     def grade(
         self, found: Sequence[Submission], jobs: int = 2, again: bool = False
@@ -85,22 +86,17 @@ class Grader:
         Args:
             again: those, too, who have a grade for the same notebook.
         """
+        self.stopped.clear()
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                waiting = iter([s for s in found if again or not self.done(s)])
-                under_way = {pool.submit(self.one, s): s for _, s in zip(range(2 * jobs), waiting)}
-                while under_way:
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        submission, outcome = under_way.pop(future), future.result()
-                        self.write(submission, outcome)
-                        yield submission, outcome
-                        under_way |= {pool.submit(self.one, s): s for _, s in zip(range(1), waiting)}
+                under_way = {pool.submit(self.one, s): s for s in found if again or not self.done(s)}
+                for future in as_completed(under_way):
+                    submission, outcome = under_way.pop(future), future.result()
+                    self.write(submission, outcome)
+                    yield submission, outcome
             finally:
+                self.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                with self.lock:
-                    for process in self.running:
-                        with contextlib.suppress(OSError, ValueError):
-                            process.stdin.close()  # type: ignore[union-attr]  # at which the judge ends
 
     def done(self, submission: Submission) -> bool:
         """Whether this very notebook has a grade."""
@@ -144,34 +140,25 @@ class Grader:
         if shutil.which("prlimit"):
             most = max(JUDGE_MB, self.limits.memory_mb + 2048) << 20
             command = ["prlimit", f"--as={most}", "--core=0", "--", *command]
-        with (
-            tempfile.TemporaryFile() as troubles,
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=troubles, start_new_session=True
-            ) as process,
-        ):
-            assert process.stdin and process.stdout
-            with self.lock:
-                self.running.add(process)
-            # when its input is closed the judge ends, with all its own; if it does not, it is ended
-            timers = [threading.Timer(seconds, process.stdin.close), threading.Timer(seconds + 30, process.kill)]
-            try:
-                for timer in timers:
-                    timer.start()
-                with contextlib.suppress(OSError):
-                    process.stdin.write(json.dumps(job).encode() + b"\n")
-                    process.stdin.flush()
-                told = process.stdout.read()
-                if process.wait() == 0:
-                    return json.loads(told)
-            finally:
-                for timer in timers:
-                    timer.cancel()
-                with self.lock:
-                    self.running.discard(process)
+        with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as troubles:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=told, stderr=troubles, start_new_session=True
+            )
+            assert process.stdin
+            end, last = time.monotonic() + seconds, threading.Timer(seconds + 30, process.kill)
+            last.start()
+            with contextlib.suppress(OSError), process:  # which at its end closes the input: then the judge ends
+                process.stdin.write(json.dumps(job).encode() + b"\n")
+                process.stdin.flush()
+                while process.poll() is None and time.monotonic() < end and not self.stopped.wait(0.05):
+                    pass
+            last.cancel()
+            told.seek(0)
+            if process.returncode == 0:
+                return json.load(told)
             troubles.seek(0)
-            last = kit.shortened(" ".join(troubles.read().decode(errors="replace").strip().splitlines()[-1:]))
-            raise ValueError(f"the grader itself failed; it ended with code {process.returncode}: {last}")
+            line = kit.shortened(" ".join(troubles.read().decode(errors="replace").strip().splitlines()[-1:]))
+            raise ValueError(f"the grader itself failed; it ended with code {process.returncode}: {line}")
 
     def write(self, submission: Submission, outcome: dict[str, Any]) -> None:
         """Keep an outcome."""
@@ -225,26 +212,26 @@ class Table:
         }
         key = unarmed(submission.student)
         self.rows[key] = self.rows.get(key, {}) | {name: unarmed(str(value)) for name, value in row.items()}
-        write_atomically(self.file, self.text(self.rows.values(), self.columns).encode())
+        save(self.file, self.rows.values(), self.columns)
 
-    @staticmethod
-    def text(rows: Any, columns: Sequence[str]) -> str:
-        """Rows as CSV."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
-        table.writeheader()
-        table.writerows(rows)
-        return text.getvalue()
+
+def save(file: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as CSV, of each these columns, empty where it has none of the name."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(file, text.getvalue().encode())
 
 
 def unarmed(text: str) -> str:
     """The text, so that no spreadsheet takes it, or a part that it splits off, for a formula; on one line."""
-    line = " ".join(text.split()).replace(";", ",")
+    line = " ".join(judge.clean(text).split()).replace(";", ",")
     return f"'{line}" if line[:1] in tuple("=+-@＝＋－＠|%") else line
 
 
-def export(table: Table, found: Class, sheet: str) -> list[Path]:
-    """What learning platforms take back: feedback.zip, and moodle.csv and canvas.csv where ids are known.
+def export(table: Table, found: Class, sheet: str) -> list[str]:
+    """Write what learning platforms take back: feedback.zip, and moodle.csv and canvas.csv where ids are known.
 
     Moodle's assignment refuses a worksheet without Identifier, Grade and Last modified (grade), which it compares with
     its own; it reads numbers from "Participant 4711". Canvas wants Student, ID, the two columns of the SIS, Section in
@@ -267,11 +254,10 @@ def export(table: Table, found: Class, sheet: str) -> list[Path]:
                 canvas.append({"Student": row["student"], "ID": submission.id, sheet: row["points"]})
     write_atomically(out / "feedback.zip", draft.getvalue())
     if not moodle:
-        return [out / "feedback.zip"]
-    columns = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", sheet]
-    write_atomically(out / "moodle.csv", Table.text(moodle, list(moodle[0])).encode())
-    write_atomically(out / "canvas.csv", Table.text(canvas, columns).encode())
-    return [out / name for name in ("feedback.zip", "moodle.csv", "canvas.csv")]
+        return ["feedback.zip"]
+    save(out / "moodle.csv", moodle, list(moodle[0]))
+    save(out / "canvas.csv", canvas, ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", sheet])
+    return ["feedback.zip", "moodle.csv", "canvas.csv"]
 
 
 def feedback_name(submission: Submission) -> str:
@@ -282,46 +268,35 @@ def feedback_name(submission: Submission) -> str:
     return re.sub(r"(\.ipynb(\.txt|\.json)?|\.zip)$", "", name, flags=re.IGNORECASE) + ".html"
 
 
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+# Everything in a page is escaped, and it may load and run nothing.
+PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ student }}: {{ total }} of {{ possible }}</title><style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 pre { background: #f5f5f5; padding: .6rem; overflow-x: auto } table { border-collapse: collapse }
-td, th { border: 1px solid #ccc; padding: .3rem .6rem; text-align: left; vertical-align: top }"""
+td, th { border: 1px solid #ccc; padding: .3rem .6rem; text-align: left; vertical-align: top }</style></head><body>
+<h1>{{ student }}</h1>
+<p>Sheet {{ sheet }}: <strong>{{ total }} of {{ possible }} points</strong>, graded in {{ "%.0f" % seconds }} s.</p>
+<table><tr><th>exercise</th><th>points</th><th>what the check says</th></tr>
+{% for v in verdicts.values() -%}
+<tr><td>{{ v.exercise }}</td><td>{{ v.points }} of {{ v.possible }}</td>
+<td>{{ "right" if v.points else v.hint or ("not right" if v.answered else "not answered") }}</td></tr>
+{% endfor %}</table>
+<h2>What happened to cells</h2>
+<ul>{% for note in notes %}<li>{{ note }}</li>
+{% else %}<li>none</li>{% endfor %}</ul>
+<h2>Answers</h2>
+{% for name, source in sources.items() %}<h3>{{ name }}</h3>
+<pre>{{ source[:20000] }}</pre>
+{% endfor %}<h2>What was printed</h2>
+<pre>{{ output or "nothing" }}</pre>
+</body></html>
+""")
 
 
 def page(outcome: dict[str, Any]) -> str:
-    """The report of one student as HTML. Everything in it is escaped, and it may load and run nothing."""
-    safe = html.escape
+    """The report of one student as HTML."""
     verdicts = outcome["verdicts"].values()
-    total, possible = sum(v["points"] for v in verdicts), sum(v["possible"] for v in verdicts)
-    rows = "".join(
-        f"<tr><td>{safe(v['exercise'])}</td><td>{v['points']} of {v['possible']}</td><td>{safe(word(v))}</td></tr>\n"
-        for v in verdicts
-    )
-    notes = "".join(f"<li>{safe(note)}</li>\n" for note in outcome["notes"]) or "<li>none</li>"
-    answers = "".join(
-        f"<h3>{safe(name)}</h3>\n<pre>{safe(source[:20_000])}</pre>\n" for name, source in outcome["sources"].items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{safe(outcome["student"])}: {total} of {possible}</title><style>{STYLE}</style></head><body>
-<h1>{safe(outcome["student"])}</h1>
-<p>Sheet {safe(outcome["sheet"])}: <strong>{total} of {possible} points</strong>,
-graded in {outcome["seconds"]:.0f} s.</p>
-<table><tr><th>exercise</th><th>points</th><th>what the check says</th></tr>
-{rows}</table>
-<h2>What happened to cells</h2>
-<ul>
-{notes}</ul>
-<h2>Answers</h2>
-{answers}
-<h2>What was printed</h2>
-<pre>{safe(outcome["output"]) or "nothing"}</pre>
-</body></html>
-"""
-
-
-def word(verdict: dict[str, Any]) -> str:
-    """A verdict in words."""
-    if verdict["points"]:
-        return "right"
-    return verdict["hint"] or ("not right" if verdict["answered"] else "not answered")
+    total, possible = (sum(verdict[key] for verdict in verdicts) for key in ("points", "possible"))
+    return PAGE.render(outcome, total=total, possible=possible)

@@ -46,25 +46,27 @@ def release(sheet: sheets.Sheet, out: Path, wheel: str) -> str:
     Raises:
         ValueError: the folder has something in it, or the wheel is none, or has solutions in it.
     """
-    file = Path(wheel) if wheel and "://" not in wheel else None
-    name = file.name if file else f"gmbook-{version('gmbook')}-py3-none-any.whl"
-    where, what, more = f"the file `{name}` that your lecturer gives you, put beside this one", f"./{name}", ""
+    file = None if "://" in wheel or not wheel else Path(wheel)
+    name, more = f"gmbook-{version('gmbook')}-py3-none-any.whl", ""
+    where, what = f"the file `{name}` that your lecturer gives you, put beside this one", f"./{name}"
     if file:
         without_solutions(file)
-        where, more = f"the file `{name}` beside this one", f", {name}"
+        where, what, more = f"the file `{file.name}` beside this one", f"./{file.name}", f", {file.name}"
     elif wheel:
         where, what = "a network", wheel
     else:
         more = f"\nStudents also need the package, which has no solutions: pip wheel --no-deps -w {out} {sheets.ROOT}"
-    write_notebook(sheet.student(), sheet, out)
+    told = f"{write_notebook(sheet.student(), sheet, out)} with {len(sheet.exercises)} exercises"
     if file:
-        shutil.copyfile(file, out / name)
-    count, points = len(sheet.exercises), sum(exercise.points for exercise in sheet.exercises.values())
-    limits = {"cell": Limits().cell_seconds, "total": Limits().total_seconds}
-    text = README.format(name=sheet.name, points=points, where=where, what=what, **limits)
+        shutil.copyfile(file, out / file.name)
+    points, limits = sum(exercise.points for exercise in sheet.exercises.values()), Limits()
+    cell, total = limits.cell_seconds, limits.total_seconds
+    text = README.format(name=sheet.name, points=points, where=where, what=what, cell=cell, total=total)
     write_atomically(out / "README.md", text.encode())
-    write_atomically(out / "environment.yml", environment((sheets.ROOT / "environment.yml").read_text()).encode())
-    return f"{out}: {sheet.name}.ipynb with {count} exercises and {points} points, README.md, environment.yml{more}"
+    # the book's environment without the book itself, and without what only its authors need
+    ours = (sheets.ROOT / "environment.yml").read_text().partition("  # dev")[0]
+    write_atomically(out / "environment.yml", f"{ours.rstrip()}\n".encode())
+    return f"{told} and {points} points, README.md, environment.yml{more}"
 
 
 def solutions(sheet: sheets.Sheet, out: Path) -> str:
@@ -73,17 +75,17 @@ def solutions(sheet: sheets.Sheet, out: Path) -> str:
     Raises:
         ValueError: the folder has something in it.
     """
-    write_notebook(sheet.explained(), sheet, out, "_solutions")
-    return f"{out}: {sheet.name}_solutions.ipynb with {len(sheet.exercises)} solutions, each explained"
+    told = write_notebook(sheet.explained(), sheet, out, "_solutions")
+    return f"{told} with {len(sheet.exercises)} solutions, each explained"
 
 
-def write_notebook(notebook: NotebookNode, sheet: sheets.Sheet, out: Path, ending: str = "") -> None:
-    """Write the notebook, which names its sheet, into a new or empty folder."""
+def write_notebook(notebook: NotebookNode, sheet: sheets.Sheet, out: Path, ending: str = "") -> str:
+    """Write the notebook, which names its sheet, into a new or empty folder; what to tell."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a new folder")
     notebook.metadata["gmbook"] = {"sheet": sheet.name}
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / f"{sheet.name}{ending}.ipynb", (nbformat.writes(notebook) + "\n").encode())
+    return f"{out}: {sheet.name}{ending}.ipynb"
 
 
 def without_solutions(wheel: Path) -> None:
@@ -98,9 +100,3 @@ def without_solutions(wheel: Path) -> None:
         found = [name for name in package.namelist() if "exercises" in name or "answers" in name]
     if found:
         raise ValueError(f"{wheel} holds solutions, for example {found[0]}: students must not have it")
-
-
-def environment(text: str) -> str:
-    """The book's conda environment without the book itself, and without what only its authors need."""
-    head, _, _ = text.partition("  # dev")
-    return head.rstrip() + "\n"

@@ -46,6 +46,21 @@ class Item:
         """Whether an operating system or Jupyter made it, not a student."""
         return any(SYSTEM.fullmatch(part) for part in self.where)
 
+    def content(self) -> bytes:
+        """What the file holds.
+
+        Raises:
+            ValueError: it cannot be read, or is too large; the message says why.
+        """
+        if self.read is None or self.why:
+            raise ValueError(self.why)
+        if self.size > MOST:
+            raise ValueError(f"the file is larger than {MOST >> 20} MB")
+        try:
+            return self.read()
+        except Exception as error:  # those of a damaged zip are of every kind: zlib.error, LZMAError, …
+            raise ValueError(f"the file cannot be read ({type(error).__name__}: {error})") from None
+
 
 @dataclass
 class Submission:
@@ -70,16 +85,11 @@ class Submission:
         """The notebook.
 
         Raises:
-            ValueError: it cannot be read; the message says why.
+            ValueError: there is none, or it cannot be read; the message says why.
         """
-        if self.item is None or self.item.read is None or self.why or self.item.why:
-            raise ValueError(self.why or (self.item and self.item.why) or "there is no notebook")
-        if self.item.size > MOST:
-            raise ValueError(f"the file is larger than {MOST >> 20} MB")
-        try:
-            return self.item.read()
-        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"the file cannot be read ({type(error).__name__}: {error})") from None
+        if self.item is None or self.why:
+            raise ValueError(self.why or "there is no notebook")
+        return self.item.content()
 
 
 @dataclass
@@ -124,33 +134,32 @@ def zipped(path: Path | io.BytesIO, where: tuple[str, ...]) -> Iterator[Item]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = [info for info in archive.infolist() if not info.is_dir()]
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+    except Exception:  # of every kind, see `content`
         yield Item(where, why="no zip, or a damaged one")
         return
     if not listed or len(listed) > 100_000:
         yield Item(where, why=f"a zip with {len(listed)} files")
-    stem = where[:-1] + ((where[-1][:-4],) if where else ())
+    stem = (*where[:-1], where[-1][:-4]) if where else ()
     for info in listed[:100_000]:
         parts = tuple(part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".", ".."))
         item = Item((*stem, *(parts or ("?",))), info.file_size, partial(member, path, info))
         if info.external_attr >> 28 == 0o12:
             yield replace(item, why="a symbolic link, which is not followed")
-        elif item.where[-1].lower().endswith(".zip") and isinstance(path, Path) and item.size <= MOST:
+        elif item.where[-1].lower().endswith(".zip") and isinstance(path, Path):
             try:
-                yield from zipped(io.BytesIO(member(path, info)), item.where)
-            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-                yield replace(item, why=f"the file cannot be read ({error})")
+                inner = io.BytesIO(item.content())
+            except ValueError as error:
+                yield replace(item, why=str(error))
+            else:
+                yield from zipped(inner, item.where)
         else:
             yield item
 
 
 def member(path: Path | io.BytesIO, info: zipfile.ZipInfo) -> bytes:
-    """A file of a zip. What it says of its own size is not trusted."""
+    """A file of a zip: no more than it says of its own size, and no more than `MOST`, is unpacked."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
-        content = stream.read(MOST + 1)
-    if len(content) > MOST:
-        raise ValueError(f"it is larger than {MOST >> 20} MB")
-    return content
+        return stream.read(MOST)
 
 
 # ------------------------------------------------------------------------------------------------ who handed in what
@@ -242,18 +251,19 @@ def printable(name: str) -> str:
 
 def distinct(submissions: Sequence[Submission]) -> None:
     """Give students of one name the platform's number, or none of them a grade."""
-    names = Counter(s.student.casefold() for s in submissions)
-    for s in submissions:
-        if names[s.student.casefold()] > 1 and s.id:
-            s.student = f"{s.student} {s.id}"
+    for s in namesakes(submissions):
+        s.student = f"{s.student} {s.id}" if s.id else s.student
     seen: Counter[str] = Counter()
+    for s in namesakes(submissions):
+        seen[s.student.casefold()] += 1
+        s.why = f"several submissions are called {s.student!r}: rename them, or grade them apart"
+        s.item, s.student = None, f"{s.student} ({seen[s.student.casefold()]})"
+
+
+def namesakes(submissions: Sequence[Submission]) -> list[Submission]:
+    """Those who share their names with others."""
     names = Counter(s.student.casefold() for s in submissions)
-    for s in submissions:
-        key = s.student.casefold()
-        seen[key] += 1
-        if names[key] > 1:
-            s.why = f"several submissions are called {s.student!r}: rename them, or grade them apart"
-            s.item, s.student = None, f"{s.student} ({seen[key]})"
+    return [s for s in submissions if names[s.student.casefold()] > 1]
 
 
 # -------------------------------------------------------------------------------------------------------- a roster

@@ -13,16 +13,13 @@ kills its process, floods it, or takes too long, a new process runs the other ce
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import secrets
 import shutil
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,38 +93,55 @@ def within(value: Any, key: str) -> Any:
 
 
 class Judge:
-    """Takes one submission through its exercises."""
+    """Takes one submission through its exercises.
 
-    def __init__(self, student: str, listed: list[Cell], exercises: dict[str, kit.Exercise], limits: Limits):
-        self.cells, self.exercises, self.limits = listed, exercises, limits
-        self.outcome = Outcome(student)
-        self.printed: list[str] = []
+    Args:
+        job: {"notebook": text, "student", "checks", "limits", "hidden", "fenced"}.
+    """
+
+    def __init__(self, job: dict[str, Any]):
+        self.exercises = kit.exercises(job["checks"])
+        self.job, self.limits = job, Limits(**job["limits"])
+        self.outcome = Outcome(job["student"], protections=["fence"] if job["fenced"] else [])
+        self.cells: list[Cell] = []
         self.student: Student | None = None  # that runs now
         self.dropped: set[int] = set()
-        self.used = 0.0
-        for cell in listed:
-            if cell.answers in exercises:
-                self.outcome.sources[cell.answers] = cell.source
 
-    def left(self) -> float:
-        """Seconds that the submission still has."""
-        return self.limits.total_seconds - self.used
-
-    def judge(self, start: Callable[[float], Student]) -> Outcome:
+    def judge(self) -> Outcome:
         """All exercises; as many processes as it takes, each started with the seconds that are left."""
-        while self.open() and self.left() > 0:
-            self.outcome.processes += 1
-            with start(self.left()) as student:
+        outcome, printed = self.outcome, []
+        try:
+            self.cells = cells(self.job["notebook"])
+        except ValueError as error:
+            for name in self.exercises:
+                self.give(name, f"Nothing was graded: {error}.", answered=False)
+            outcome.notes.append(str(error))
+            return outcome
+        outcome.sources = {cell.answers: cell.source for cell in self.cells if cell.answers in self.exercises}
+        while self.open() and outcome.seconds < self.limits.total_seconds:
+            outcome.processes += 1
+            left = self.limits.total_seconds - outcome.seconds
+            self.student = Student(self.limits, self.job["hidden"], left, self.job["fenced"])
+            with self.student as student:
                 with contextlib.suppress(Gone):
                     self.go_through(student)
-                self.used += time.monotonic() - student.began
-            self.printed.append(student.output.decode(errors="replace"))
+                outcome.seconds += time.monotonic() - student.began
+            printed.append(student.output.decode(errors="replace"))
         for name in self.open():
             self.give(name, "The time that a submission has was used up before this exercise.", answered=False)
-        self.outcome.verdicts = {name: self.outcome.verdicts[name] for name in self.exercises}
-        self.outcome.output = "\n[the cells once more, without the one that was stopped]\n".join(self.printed)
-        self.outcome.seconds = self.used
-        return self.outcome
+        outcome.verdicts = {name: outcome.verdicts[name] for name in self.exercises}
+        outcome.output = "\n[the cells once more, without the one that was stopped]\n".join(printed)
+        if not any({cell.grades, cell.answers} & set(self.exercises) for cell in self.cells):
+            outcome.notes.append("none of its cells belongs to this sheet: is it another one?")
+        return outcome
+
+    def wait(self) -> None:
+        """End at the end of standard input, and the student's process too."""
+        sys.stdin.buffer.read()
+        if self.student:
+            self.student.end("the grader was stopped")
+            shutil.rmtree(self.student.folder, ignore_errors=True)
+        os._exit(1)
 
     def open(self) -> list[str]:
         """The exercises without a verdict."""
@@ -209,52 +223,11 @@ def clean(value: Any) -> Any:
     return {clean(key): clean(part) for key, part in value.items()} if type(value) is dict else value
 
 
-def judged(job: dict[str, Any]) -> Outcome:
-    """The outcome of a job: {"notebook": text, "student", "checks", "limits", "hidden", "fenced"}."""
-    exercises = kit.exercises(importlib.import_module(f"gmbook.course.checks.{job['checks']}"))
-    limits, listed, why = Limits(**job["limits"]), [], ""
-    try:
-        listed = cells(job["notebook"])
-    except ValueError as error:
-        why = str(error)
-    judge = Judge(job["student"], listed, exercises, limits)
-    judge.outcome.protections = ["fence"] if job["fenced"] else []
-    if why:
-        judge.outcome.notes.append(why)
-        for name in exercises:
-            judge.give(name, f"Nothing was graded: {why}.", answered=False)
-        return judge.outcome
-
-    folder = "" if job["fenced"] else tempfile.mkdtemp(prefix="gmbook-student-")
-
-    def start(seconds: float) -> Student:
-        judge.student = Student(limits, job["hidden"], seconds, folder and tempfile.mkdtemp(dir=folder))
-        return judge.student
-
-    def ended() -> None:
-        if judge.student:
-            judge.student.end("the grader was stopped")
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        ended()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-    try:
-        outcome = judge.judge(start)
-    finally:
-        ended()
-    if not any(cell.grades in exercises or cell.answers in exercises for cell in listed):
-        outcome.notes.append("none of its cells belongs to this sheet: is it another one?")
-    return outcome
-
-
 def main() -> None:
     """One job; the outcome goes to standard output, as ASCII."""
-    job = json.loads(sys.stdin.buffer.readline())
-    print(json.dumps(clean(asdict(judged(job)))), flush=True)
+    judge = Judge(json.loads(sys.stdin.buffer.readline()))
+    threading.Thread(target=judge.wait, daemon=True).start()
+    print(json.dumps(clean(asdict(judge.judge()))), flush=True)
     os._exit(0)  # without waiting for the thread that waits
 
 

@@ -17,11 +17,11 @@ dicts and functions, and such values come back. Gradients pass.
 
 from __future__ import annotations
 
+import importlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -126,9 +126,10 @@ def exercise(*, points: int, stars: int, kind: Kind) -> Callable[[Callable[[Any]
     return lambda look: Exercise(look, points, stars, kind)
 
 
-def exercises(checks: ModuleType) -> dict[str, Exercise]:
-    """The exercises of a checks module, in their order there."""
-    return {name: value for name, value in vars(checks).items() if isinstance(value, Exercise)}
+def exercises(paper: str) -> dict[str, Exercise]:
+    """The exercises of `gmbook.course.checks.<paper>`, in their order there."""
+    checks = vars(importlib.import_module(f"gmbook.course.checks.{paper}"))
+    return {name: value for name, value in checks.items() if isinstance(value, Exercise)}
 
 
 @contextmanager

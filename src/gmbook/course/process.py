@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,20 @@ class Student(Peer):
     Args:
         hidden: files and folders that it must not see.
         seconds: for all its cells.
-        folder: its own, without a fence; empty where the fence gives it one.
 
     Attributes:
+        folder: its own, where there is no fence that gives it one; else empty.
         why: the reason why it was ended, or "".
     """
 
-    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float, folder: str = ""):
+    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float, fenced: bool):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         self.limits, self.why, self.output, self.printed = limits, "", bytearray(), 0
+        self.folder = "" if fenced else tempfile.mkdtemp(prefix="gmbook-student-")
         bounds = sandbox.Bounds(memory=limits.memory_mb << 20, seconds=int(limits.total_seconds) + 1)
         command = [sys.executable, "-u", "-P", "-s", "-m", "gmbook.course.student", str(theirs.fileno())]
-        if not folder:
+        if fenced:
             command = sandbox.fenced(command, bounds, [Path(path) for path in hidden])
         elif shutil.which("prlimit"):
             command = sandbox.limited(command, bounds)
@@ -69,8 +71,8 @@ class Student(Peer):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(theirs.fileno(),),
-            cwd=folder or None,
-            env=environment(folder or sandbox.FOLDER),
+            cwd=self.folder or None,
+            env=environment(self.folder or sandbox.FOLDER),
             start_new_session=True,
         )
         theirs.close()
@@ -94,6 +96,7 @@ class Student(Peer):
         self.reader.join(5)
         self.process.wait()
         self.channel.connection.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def read(self) -> None:
         """Take what it prints, keep the first of it; end it when that, or its memory, is too much."""
@@ -135,35 +138,32 @@ class Student(Peer):
         return self.call(function, arguments, {})
 
     def call(self, *asked: Any) -> Any:
-        """See `Peer`; an answer's functions are called so, too.
-
-        Raises:
-            Gone: see `ask`.
-        """
-        try:
+        """See `Peer`; an answer's functions are called so, too."""
+        with self.in_plain_words():
             return super().call(*asked)
-        except Broken as broken:
-            raise self.gone(broken) from None
 
     def product(self, *asked: Any) -> list[Any]:
-        """See `Peer`.
+        """See `Peer`."""
+        with self.in_plain_words():
+            return super().product(*asked)
+
+    @contextlib.contextmanager
+    def in_plain_words(self) -> Iterator[None]:
+        """Where the wire breaks within, the process is ended.
 
         Raises:
-            Gone: see `ask`.
+            Gone: it was; the message says why.
         """
         try:
-            return super().product(*asked)
+            yield
         except Broken as broken:
-            raise self.gone(broken) from None
-
-    def gone(self, broken: Broken) -> Gone:
-        """End it, and say in plain words why."""
-        late = time.monotonic() >= self.channel.deadline
-        time.sleep(0.05)  # for the other thread to say that too much was printed
-        over = "all the time that a submission has was used up" if time.monotonic() >= self.last else "it took too long"
-        ended = "it ended the process in which it ran" if "gone" in f"{broken}" or "reset" in f"{broken}" else ""
-        self.end(over if late else ended or f"it talked to the grader itself ({broken})")
-        return Gone(f"Stopped: {self.why}.")
+            now, told = time.monotonic(), f"{broken}"
+            time.sleep(0.05)  # for the other thread to say that too much was printed
+            if now >= self.channel.deadline:
+                self.end("all the time that a submission has was used up" if now >= self.last else "it took too long")
+            gone = "gone" in told or "reset" in told
+            self.end("it ended the process in which it ran" if gone else f"it talked to the grader itself ({told})")
+            raise Gone(f"Stopped: {self.why}.") from None
 
 
 def environment(folder: str) -> dict[str, str]:

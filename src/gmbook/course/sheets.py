@@ -7,11 +7,8 @@ a solution cell and a grade cell, in nbgrader's metadata. What stands between th
 
 from __future__ import annotations
 
-import importlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 from nbformat import NotebookNode
@@ -25,32 +22,21 @@ STUB = 'raise NotImplementedError("your answer here")'
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@dataclass(frozen=True)
 class Sheet:
-    """An exercise sheet, named like its chapter's folder, for example "06_ddpm"."""
+    """An exercise sheet, named like its chapter's folder, for example "06_ddpm".
 
-    name: str
-    folder: Path
+    Attributes:
+        text: the source that people edit.
+        notebook: the notebook that is made from it.
+    """
 
-    @property
-    def text(self) -> Path:
-        """The source that people edit."""
-        return self.folder / "exercises.md"
-
-    @property
-    def notebook(self) -> Path:
-        """The notebook that is made from it."""
-        return self.folder / "exercises.ipynb"
-
-    @property
-    def checks(self) -> ModuleType:
-        """The module with its checks."""
-        return importlib.import_module(f"gmbook.course.checks.{self.name.partition('_')[2]}")
+    def __init__(self, folder: Path):
+        self.name, self.text, self.notebook = folder.name, folder / "exercises.md", folder / "exercises.ipynb"
 
     @property
     def exercises(self) -> dict[str, kit.Exercise]:
         """Its exercises by name, in their order."""
-        return kit.exercises(self.checks)
+        return kit.exercises(self.name.partition("_")[2])
 
     def source(self) -> NotebookNode:
         """The notebook with its solutions."""
@@ -76,26 +62,24 @@ class Sheet:
         return notebook
 
 
-def sheets(root: Path = ROOT) -> list[Sheet]:
+def sheets() -> list[Sheet]:
     """All sheets of the book, in its order. They lie in the repository, not in the installed package."""
-    return [Sheet(path.parent.name, path.parent) for path in sorted(root.glob("chapters/*/exercises.ipynb"))]
+    return [Sheet(path.parent) for path in sorted(ROOT.glob("chapters/*/exercises.ipynb"))]
 
 
-def find(name: str, root: Path = ROOT) -> Sheet:
+def find(name: str) -> Sheet:
     """The sheet of a chapter, by the folder's name or the part after the number.
 
     Raises:
         ValueError: there is none of this name.
     """
-    for sheet in sheets(root):
+    known = sheets()
+    for sheet in known:
         if name in (sheet.name, sheet.name.partition("_")[2]):
             return sheet
-    known = ", ".join(sheet.name for sheet in sheets(root))
-    raise ValueError(
-        f"no exercises for {name!r}; there are: {known}"
-        if known
-        else f"no exercise sheets under {root / 'chapters'}: releasing needs a clone of the repository"
-    )
+    if not known:
+        raise ValueError(f"no exercise sheets under {ROOT / 'chapters'}: releasing needs a clone of the repository")
+    raise ValueError(f"no exercises for {name!r}; there are: {', '.join(sheet.name for sheet in known)}")
 
 
 def of_cell(cell: NotebookNode) -> dict[str, object]:

@@ -93,12 +93,11 @@ class Peer:
         if wanted:
             sound(type(head.get("call")) is int)
             inputs = [t for t in tensors if t.requires_grad] + given
-            joined = iter(_Across.apply(self, head["call"], [t.detach() for t in wanted], self.anchor, *inputs))
+            joined = _Across.apply(self, head["call"], [t.detach() for t in wanted], self.anchor, *inputs)
             if self.brought:  # None for what was asked for without gradients, within torch.no_grad()
-                wanted = list(joined)
-                self.brought[-1] += [t if t.requires_grad else None for t in wanted]
-                joined = iter(wanted)
-            got = [next(joined) if t.requires_grad else t for t in got]
+                self.brought[-1] += [t if t.requires_grad else None for t in joined]
+            each = iter(joined)
+            got = [next(each) if t.requires_grad else t for t in got]
         return self.decode(head.get("value"), got)
 
     def request(
@@ -155,23 +154,23 @@ class Peer:
             raise
         except BaseException as error:  # whatever a student's code raises, SystemExit too
             self.trouble = error if isinstance(error, Exception) else None
-            kind = "blank" if isinstance(error, Unanswered | NotImplementedError) else "error"
-            kind = "wrong" if kind == "error" and isinstance(error, Wrong) else kind
+            blank, wrong = isinstance(error, Unanswered | NotImplementedError), isinstance(error, Wrong)
+            kind = "blank" if blank else "wrong" if wrong else "error"
             told = {"kind": kind, "name": type(error).__name__, "text": shortened(f"{error}", 500)}
             self.channel.send({"do": "raised", "number": head.get("number"), **told}, [])
 
     def called(self, head: dict[str, Any], tensors: list[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
         """One of our functions, on their values."""
         value = self.decode(head.get("value"), tensors)
-        sound(
-            type(value) is list and list(map(type, value)) == [list, dict] and all(type(key) is str for key in value[1])
-        )
+        sound(type(value) is list and list(map(type, value)) == [list, dict])
+        arguments, options = value
+        sound(all(type(key) is str for key in options))
         function = self.functions[_place(head.get("function"), self.functions)]
         inputs: list[Tensor | None] = [t for t in tensors if t.requires_grad]
         self.brought.append([])
         try:
             with torch.enable_grad():
-                result = function(*value[0], **value[1])
+                result = function(*arguments, **options)
         finally:
             inputs = inputs + self.brought.pop()
         results: list[Tensor] = []
