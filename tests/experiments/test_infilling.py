@@ -57,7 +57,9 @@ def test_a_model_that_knows_nothing_pays_log_27(paper, name):
 
 def as_ratios(xt, t, y=None):
     """The ideal guess of a letter chain as SEDD's log-scores of an absorbing chain: log x_θ − log(e^σ̄ − 1)."""
-    noise = LinearSchedule(end=1e-3).total_noise(t.double())
+    noise = (
+        LinearSchedule(end=1e-3).total_noise(t.double()).clamp(min=1e-9)
+    )  # at t = 0, where no mask is left, ratios are 1/0
     guess = CHAIN.posterior(xt, t, y).double().log_softmax(-1).clamp(min=-60)  # what cannot be has log 0
     return guess - torch.expm1(noise).log().reshape(-1, 1, 1)
 
