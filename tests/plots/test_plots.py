@@ -423,3 +423,12 @@ def test_a_kernel_shows_every_picture_once_as_png():
         assert size["width"] == png_size(base64.b64decode(outputs[index][0]["image/png"]))[0] // 2
     assert outputs[4] == []
     assert len(outputs[5]) == 1 and {"text/html", "image/png"} <= set(outputs[5][0])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_curve_is_named_at_its_right_end_in_whichever_order_it_comes(backwards):
+    """A falling curve ends low on the right, where tolerances may be given from the largest down."""
+    x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([9.0, 5.0, 3.0, 1.0])
+    picture = plots.curves({"falling": y.flip(0) if backwards else y}, x=x.flip(0) if backwards else x, ylim=(0, 10))
+    (name,) = [text for text in picture.axes[0].texts if text.get_text() == "falling"]
+    assert name.xy[1] == pytest.approx(0.1, abs=0.01)

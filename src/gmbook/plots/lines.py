@@ -125,8 +125,7 @@ def curves(
         elif smooth > 1:
             ax.plot(at, runs[0], color=colour, alpha=0.22, linewidth=0.7)
         ax.plot(at, mean, color=colour, marker="o" if markers else "", markersize=4)
-        finite = mean[np.isfinite(mean)]
-        ends.append((name, float(finite[-1]) if finite.size else 0.0, colour))
+        ends.append((name, rightmost(at, mean), colour))
     for name, value in (floors or {}).items():
         ax.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
         ends.append((name, value, GREY))
@@ -144,6 +143,12 @@ def curves(
     ax.set_axisbelow(True)
     label_ends(ax, ends)
     return picture_of(ax)
+
+
+def rightmost(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """The finite y (N,) at the greatest x (N,), in whatever order they come; 0 if none is finite."""
+    finite = np.isfinite(y)
+    return float(y[finite][np.argmax(x[finite])]) if finite.any() else 0.0
 
 
 def abscissae(values: Series, x: Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
