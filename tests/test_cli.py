@@ -133,11 +133,11 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, told, capsys):
 def test_a_run_that_says_it_is_another_is_one_clear_line(elsewhere, capsys):
     assert main(["train", "vae", "digits", "--steps", "1", "--out", "here"]) == 0
     about = elsewhere / "here" / "run.json"
-    about.write_text(about.read_text().replace('"vae"', '"gan"'))
+    about.write_text(about.read_text().replace('"vae"', '"ddpm"'))
     capsys.readouterr()
     assert main(["sample", "here"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds another model than gan-digits-laptop makes now: train it anew" in line
+    assert "holds another model than ddpm-digits-laptop makes now: train it anew" in line
 
 
 def test_a_taken_folder_is_refused(capsys):
