@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from gmbook.course.checks.score_sde import Pendulum
 from gmbook.course.oracles import runge_kutta
 
 
@@ -31,3 +32,12 @@ def test_it_agrees_with_scipy_where_time_and_place_both_act():
     )
     found = runge_kutta(lambda v, t: field(v, torch.tensor(t)), x, 0.2, 1.5, 400)
     np.testing.assert_allclose(found.numpy(), peer.y[:, -1], rtol=0, atol=1e-8)
+
+
+def test_the_entries_of_the_pendulum_s_jacobian_never_add_up_to_its_trace():
+    """An answer that sums all of them instead of the diagonal passed now and then, where the axes were the field's."""
+    for seed in range(400):
+        torch.manual_seed(seed)
+        field = Pendulum()
+        jacobian = torch.autograd.functional.jacobian(lambda x, f=field: f(x[None], 1.0)[0], torch.zeros(2))
+        assert (jacobian.sum() - jacobian.trace()).abs() > 0.3
