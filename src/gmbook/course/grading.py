@@ -141,14 +141,15 @@ class Grader:
             most = max(JUDGE_MB, self.limits.memory_mb + 2048) << 20
             command = ["prlimit", f"--as={most}", "--core=0", "--", *command]
         with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as troubles:
+            asked, end = json.dumps(job).encode() + b"\n", time.monotonic() + seconds
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=told, stderr=troubles, start_new_session=True
             )
             assert process.stdin
-            end, last = time.monotonic() + seconds, threading.Timer(seconds + 30, process.kill)
+            last = threading.Timer(seconds + 30, process.kill)
             last.start()
             with contextlib.suppress(OSError), process:  # which at its end closes the input: then the judge ends
-                process.stdin.write(json.dumps(job).encode() + b"\n")
+                process.stdin.write(asked)
                 process.stdin.flush()
                 while process.poll() is None and time.monotonic() < end and not self.stopped.wait(0.05):
                     pass

@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -103,6 +104,7 @@ class Judge:
         self.exercises = kit.exercises(job["checks"])
         self.job, self.limits = job, Limits(**job["limits"])
         self.outcome = Outcome(job["student"], protections=["fence"] if job["fenced"] else [])
+        self.folder = "" if job["fenced"] else tempfile.mkdtemp(prefix="gmbook-student-")  # of all its processes
         self.cells: list[Cell] = []
         self.student: Student | None = None  # that runs now
         self.dropped: set[int] = set()
@@ -121,11 +123,13 @@ class Judge:
         while self.open() and outcome.seconds < self.limits.total_seconds:
             outcome.processes += 1
             left = self.limits.total_seconds - outcome.seconds
-            self.student = Student(self.limits, self.job["hidden"], left, self.job["fenced"])
+            folder = self.folder and tempfile.mkdtemp(dir=self.folder)
+            self.student = Student(self.limits, self.job["hidden"], left, folder)
             with self.student as student:
                 with contextlib.suppress(Gone):
                     self.go_through(student)
                 outcome.seconds += time.monotonic() - student.began
+            self.student = None
             printed.append(student.output.decode(errors="replace"))
         for name in self.open():
             self.give(name, "The time that a submission has was used up before this exercise.", answered=False)
@@ -140,7 +144,7 @@ class Judge:
         sys.stdin.buffer.read()
         if self.student:
             self.student.end("the grader was stopped")
-            shutil.rmtree(self.student.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(1)
 
     def open(self) -> list[str]:
@@ -227,7 +231,10 @@ def main() -> None:
     """One job; the outcome goes to standard output, as ASCII."""
     judge = Judge(json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=judge.wait, daemon=True).start()
-    print(json.dumps(clean(asdict(judge.judge()))), flush=True)
+    try:
+        print(json.dumps(clean(asdict(judge.judge()))), flush=True)
+    finally:
+        shutil.rmtree(judge.folder, ignore_errors=True)
     os._exit(0)  # without waiting for the thread that waits
 
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -48,20 +47,19 @@ class Student(Peer):
     Args:
         hidden: files and folders that it must not see.
         seconds: for all its cells.
+        folder: its own, without a fence; empty where the fence gives it one.
 
     Attributes:
-        folder: its own, where there is no fence that gives it one; else empty.
         why: the reason why it was ended, or "".
     """
 
-    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float, fenced: bool):
+    def __init__(self, limits: Limits, hidden: Sequence[str], seconds: float, folder: str = ""):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         self.limits, self.why, self.output, self.printed = limits, "", bytearray(), 0
-        self.folder = "" if fenced else tempfile.mkdtemp(prefix="gmbook-student-")
         bounds = sandbox.Bounds(memory=limits.memory_mb << 20, seconds=int(limits.total_seconds) + 1)
         command = [sys.executable, "-u", "-P", "-s", "-m", "gmbook.course.student", str(theirs.fileno())]
-        if fenced:
+        if not folder:
             command = sandbox.fenced(command, bounds, [Path(path) for path in hidden])
         elif shutil.which("prlimit"):
             command = sandbox.limited(command, bounds)
@@ -71,8 +69,8 @@ class Student(Peer):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(theirs.fileno(),),
-            cwd=self.folder or None,
-            env=environment(self.folder or sandbox.FOLDER),
+            cwd=folder or None,
+            env=environment(folder or sandbox.FOLDER),
             start_new_session=True,
         )
         theirs.close()
@@ -96,7 +94,6 @@ class Student(Peer):
         self.reader.join(5)
         self.process.wait()
         self.channel.connection.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def read(self) -> None:
         """Take what it prints, keep the first of it; end it when that, or its memory, is too much."""
