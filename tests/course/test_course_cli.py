@@ -73,7 +73,7 @@ def test_files_folders_and_folders_of_folders(tmp_path):
     assert [s.student for s in found] == ["ada", "bob", "cyd"]
     assert [s.student for s in intake.collect([tmp_path / "bob", tmp_path / "ada.ipynb"]).submissions] == ["bob", "ada"]
     (tmp_path / "bob" / "second.ipynb").write_text("{}")
-    bob = intake.collect([tmp_path]).submissions[1]
+    bob = grading.submissions([tmp_path])[1]
     assert (bob.student, bob.item) == ("bob", None) and "2 notebooks: second.ipynb, sheet.ipynb" in bob.why
 
 

@@ -27,12 +27,17 @@ from typing import Any
 import jinja2
 
 from gmbook.course import judge, kit, process, sheets
-from gmbook.course.intake import Class, Submission, printable, sheet_named
+from gmbook.course.intake import Class, Submission, collect, printable, sheet_named
 from gmbook.train.checkpoint import write_atomically
 
 GRADER_SECONDS = 120.0  # that a judge may take beyond the submission's own time
 JUDGE_MB = 6144  # address space of a judge
 LINE = 2000  # characters of a remark
+
+
+def submissions(paths: Sequence[Path]) -> list[Submission]:
+    """What the students handed in under these paths, one for each student, see `gmbook.course.intake`."""
+    return collect(paths).submissions
 
 
 def sheet_of(found: Sequence[Submission]) -> str:
