@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import tarfile
+import warnings
 import zipfile
 import zlib
 from pathlib import Path, PureWindowsPath
+from types import ModuleType
 from typing import Any
 
 from gmbook.data.errors import DataCorrupt
@@ -15,14 +17,24 @@ from gmbook.data.errors import DataCorrupt
 _FILTER: dict[str, Any] = {"filter": "data"} if sys.version_info >= (3, 11, 4) else {}
 
 
+def the_pooch() -> ModuleType:
+    """pooch, imported when it is needed, and without a word.
+
+    In a notebook its import would warn where ipywidgets, which draws progress bars, is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        import pooch
+    return pooch
+
+
 def unpack(archive: Path, members: dict[str, list[str]], folder: Path) -> None:
     """Unpack a .tar.gz or .zip into the empty `folder`; an archive with any entry that points outside is refused.
 
     Raises:
         DataCorrupt: an unsafe entry, a member that is missing or another, or an archive that cannot be read.
     """
-    import pooch
-
+    pooch = the_pooch()
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as opened:

@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gmbook.data.archives import unpack
+from gmbook.data.archives import the_pooch, unpack
 from gmbook.data.errors import DataCorrupt, DataMissing, DownloadFailed
 
 PACKAGE = Path(__file__).resolve().parent
@@ -192,8 +192,7 @@ def look(name: str) -> tuple[bool, str]:
 
 def _digest(path: Path, algorithm: str) -> str:
     """`algorithm:hexadecimal` of a file; computed once, and remembered in the cache while size and time stay."""
-    import pooch
-
+    pooch = the_pooch()
     memory, state = cache() / "digests.json", path.stat()
     key, stamp = f"{algorithm} {path.absolute()}", [state.st_size, state.st_mtime_ns]
     known: dict[str, Any] = {}
@@ -316,8 +315,9 @@ class _Bounded(io.FileIO):
 
 def _download(source: Source, wanted: Entry, folder: Path, progress: bool, timeout: float) -> Path:
     """`source` in `folder`, with the right SHA-256, from the first base that delivers it."""
-    import pooch
     import requests
+
+    pooch = the_pooch()
 
     def bounded(url: str, file: str, pup: Any) -> None:
         with _Bounded(file, source.bytes) as target:
