@@ -26,6 +26,13 @@ class Unchanged(nn.Module):
         return x
 
 
+class Halved(nn.Module):
+    """An autoencoder that halves the contrast."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
 class Points(nn.Module):
     """The ideal network of codes that are one point for each class, all entries y + 1, and 0 for the null class."""
 
@@ -123,6 +130,14 @@ def test_real_pictures_before_an_autoencoder_that_changes_nothing_stand_at_the_f
     assert samples.protocol.samples == 40 and samples.protocol.examples == len(real)
     assert told["precision"].value == told["precision"].floor > told["recall"].part("gaussian_codes")
     assert told["nearest_training_image"].value == told["nearest_training_image"].floor
+
+
+def test_samples_that_fail_as_reconstructions_do_are_at_the_floor_beside_those_only(cheap):
+    real, other = real_images(data.cifar10("test"), 40)
+    told = by_key(latent_diffusion_colours.report(Halved(), other / 2, {"gaussian_codes": other}))
+    samples, rebuilt, split = (told[key] for key in latent_diffusion_colours.KEYS)
+    assert samples.value == rebuilt.value > samples.floor
+    assert split.value == split.floor < split.part("gaussian_codes")
 
 
 def test_an_untrained_prior_is_reported_whole(cheap):

@@ -27,6 +27,8 @@ def test_all_have_one_recipe_a_fifth_of_mdlm_s_steps_and_one_stream(budget, data
     long = experiments.find("mdlm", "text8", budget).recipe
     assert len({repr(e.recipe) for e in found}) == 1 and found[0].recipe.steps == long.steps / 5
     assert replace(found[0].recipe, steps=1, warmup=1, ema_decay=1) == replace(long, steps=1, warmup=1, ema_decay=1)
+    recipe = found[0].recipe
+    assert 0 < recipe.warmup <= recipe.steps / 10 and 1 < 1 / (1 - recipe.ema_decay) < recipe.steps / 5
     windows = [next(e.batches(3, 4))[0] for e in found]
     assert all(torch.equal(windows[0], x) for x in windows)
     shapes = [{name: p.shape for name, p in e.model().net.named_parameters()} for e in found[:2]]
@@ -42,6 +44,12 @@ def test_sedd_is_told_the_time_and_has_its_paper_s_noise(kernel):
     torch.testing.assert_close(model.schedule.alpha_bar(t), alpha_bar)
     law = {"absorbing": [0.0] * 27 + [1.0], "uniform": [1 / 27] * 27}[kernel]
     torch.testing.assert_close(model.chain.stationary, torch.tensor(law, dtype=torch.float64))
+
+
+def test_d3pm_has_its_paper_s_weight_of_the_guesses_and_steps():
+    model = d3pm.letters(16, 1, 2, 8)
+    assert (model.hybrid, model.steps) == (0.01, 1000)
+    torch.testing.assert_close(model.chain.stationary, torch.tensor([0.0] * 27 + [1.0], dtype=torch.float64))
 
 
 @compared
@@ -96,15 +104,17 @@ def test_letters_of_a_gap_are_counted_where_they_are_right():
 
     def fill(model, known):
         assert torch.equal(known, infilling.with_gap(windows))
-        return torch.where(torch.arange(40)[:, None] % 2 == 0, windows, (windows + 1) % 27)
+        right = (torch.arange(40)[:, None] % 2 == 0) | (known >= 0)  # what is given stands, and does not count
+        return torch.where(right, windows, (windows + 1) % 27)
 
-    found = infilling.infilled(None, fill, windows, PROSE, PROSE, blocks=10)
+    train = replace(PROSE, tokens=PROSE.tokens // 2)  # of other frequencies than the windows
+    found = infilling.infilled(None, fill, windows, PROSE, train, blocks=10)
     assert found.value == 0.5 and found.protocol.examples == 40
     assert (
         found.lines[0] == found.lines[1] != found.lines[3] and found.lines[0][12] == "[" and found.lines[0][21] == "]"
     )
     torch.manual_seed(0)
-    shares = torch.bincount(PROSE.tokens.long(), minlength=27).double()
+    shares = torch.bincount(train.tokens.long(), minlength=27).double()
     drawn = torch.multinomial(shares, 200_000, replacement=True).reshape(-1, 40, 8)
     luck = (drawn == windows[:, 12:20]).double().mean().item()
     assert found.baselines["letter_frequencies"] == pytest.approx(luck, abs=0.004)
