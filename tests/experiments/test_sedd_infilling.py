@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,3 +129,19 @@ def test_a_record_names_the_sampler(paper, name, data_home):
     assert set(found) == {"bits_per_letter_bound", "known_words"} | ({"infilled_letters"} if paper != "d3pm" else set())
     assert found["known_words"].protocol.sampler.startswith("128 ")
     assert found["bits_per_letter_bound"].protocol.draws == mdlm.DRAWS
+
+
+def test_gaps_are_filled_all_over_the_windows_that_are_measured():
+    seen = []
+
+    def fill(model, known):
+        seen.append(known)
+        return known.clamp(min=0)
+
+    nothing = lambda model, labels: torch.zeros(len(labels), 16, dtype=torch.int64)  # noqa: E731
+    ones = lambda model, x: torch.ones(len(x))  # noqa: E731
+    report = mdlm.evaluate(data.prose, ones, "bits_per_letter_bound", 1, nothing, "no steps", fill)
+    report(SimpleNamespace(shape=(16,)), 300)
+    windows = infilling.with_gap(data.prose("test").chunks(16)[:300])
+    places = (seen[0].cpu()[:, None] == windows).all(2).double().argmax(1)
+    assert len(places) == 100 and places.diff().unique().numel() == 1 and places[-1] > 0.6 * len(windows)
