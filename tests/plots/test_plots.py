@@ -432,3 +432,13 @@ def test_a_curve_is_named_at_its_right_end_in_whichever_order_it_comes(backwards
     picture = plots.curves({"falling": y.flip(0) if backwards else y}, x=x.flip(0) if backwards else x, ylim=(0, 10))
     (name,) = [text for text in picture.axes[0].texts if text.get_text() == "falling"]
     assert name.xy[1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_bars_of_a_group_stand_in_its_middle():
+    """Two names share a position side by side; where one has no height, the other stands alone in the middle."""
+    nan = float("nan")
+    figure = plots.bars({"a": torch.tensor([1.0, 2.0, nan]), "b": torch.tensor([3.0, nan, 4.0])})
+    drawn = [(p.get_x() + p.get_width() / 2, p.get_height()) for p in figure.axes[0].patches if p.get_height() > 0]
+    middles = dict((height, middle) for middle, height in drawn)
+    assert middles[2.0] == pytest.approx(2) and middles[4.0] == pytest.approx(3)
+    assert (middles[1.0] + middles[3.0]) / 2 == pytest.approx(1) and middles[3.0] - middles[1.0] == pytest.approx(0.41)

@@ -176,7 +176,7 @@ def bars(
     ax: Axes | None = None,
 ) -> Figure:
     """Bars, one group of them per position: bits per step, metrics per method. Alt: bar chart, one colour
-    per name.
+    per name. Where a height is NaN there is no bar, and the others of its position stand in the middle.
 
     Args:
         groups: name -> heights (N,). A single unnamed group is {"": heights}. Long ones (N > 50) become one
@@ -189,7 +189,9 @@ def bars(
     lists: dict[str, Any] = {**groups, "labels": labels}
     same_length(**lists)
     ax = single(ax, (5.4, 2.8), listed([title or ylabel, *groups], "Bars"))
-    count = len(next(iter(groups.values())))
+    there = ~np.isnan(np.stack([array(heights) for heights in groups.values()]))
+    place = there.cumsum(0) - (there.sum(0) + 1) / 2  # of each bar, in widths from the middle of its group
+    count = there.shape[1]
     position = np.arange(count) + first
     width = 0.82 / len(groups)
     ends: list[tuple[str, float, str]] = []
@@ -199,13 +201,7 @@ def bars(
             edges = np.arange(count + 1) + first - 0.5
             ax.stairs(array(heights), edges, fill=len(groups) == 1, color=colour, linewidth=1.3, label=name)
         else:
-            ax.bar(
-                position + (i - (len(groups) - 1) / 2) * width,
-                array(heights),
-                width * 0.94,
-                color=colour,
-                label=name,
-            )
+            ax.bar(position + place[i] * width, array(heights), width * 0.94, color=colour, label=name)
     for name, value in (floors or {}).items():
         ax.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
         ends.append((name, value, GREY))
