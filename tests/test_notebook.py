@@ -62,3 +62,9 @@ def test_a_missed_bar_raises_with_the_value(value, bar):
 def test_exactly_one_bar():
     with pytest.raises(ValueError, match="exactly one"):
         check("claim", 1.0)
+
+
+def test_a_stated_value_is_printed_with_its_decimals(capsys):
+    """As many decimals as are compared, and no zeros after them: 12.5 is not 1e+01."""
+    check("c", torch.tensor([12.5, 152.1649, 2.0]), equals=torch.tensor([12.5, 152.165, 2.0]), digits=3)
+    assert capsys.readouterr().out == "c: = 12.5, 152.165, 2  ok\n"

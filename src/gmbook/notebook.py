@@ -50,7 +50,7 @@ def check(
     else:
         want = torch.as_tensor(equals).double()
         passed = bool(((got - want).abs() <= 0.5000001 * 10.0**-digits).all())
-        text = "= " + ", ".join(f"{v:.{digits}g}" for v in want.flatten().tolist())
+        text = "= " + ", ".join(f"{v:.{digits}f}".rstrip("0").removesuffix(".") for v in want.flatten().tolist())
         measured = ""
     if not passed:
         raise AssertionError(f"{claim}: got {got.tolist()}, wanted {text}")
