@@ -138,8 +138,12 @@ def test_gaps_are_filled_all_over_the_windows_that_are_measured():
         seen.append(known)
         return known.clamp(min=0)
 
-    nothing = lambda model, labels: torch.zeros(len(labels), 16, dtype=torch.int64)  # noqa: E731
-    ones = lambda model, x: torch.ones(len(x))  # noqa: E731
+    def nothing(model, labels):
+        return torch.zeros(len(labels), 16, dtype=torch.int64)
+
+    def ones(model, x):
+        return torch.ones(len(x))
+
     report = mdlm.evaluate(data.prose, ones, "bits_per_letter_bound", 1, nothing, "no steps", fill)
     report(SimpleNamespace(shape=(16,)), 300)
     windows = infilling.with_gap(data.prose("test").chunks(16)[:300])
