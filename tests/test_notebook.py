@@ -52,6 +52,8 @@ def test_nbval_compares_claims_and_bars_and_not_what_was_measured(capsys):
         (float("nan"), {"below": 1.0}),
         (torch.tensor([1.0, 1.2]), {"between": (0.9, 1.1)}),
         (7, {"equals": 8}),
+        (0.126, {"equals": 0.12, "digits": 2}),
+        (float("nan"), {"equals": 0.12, "digits": 2}),
     ],
 )
 def test_a_missed_bar_raises_with_the_value(value, bar):
