@@ -238,7 +238,8 @@ def trace(answer: Any) -> None:
     """
     count = 20_000
     for dims in (2, 4):
-        a, c = torch.randn(dims, dims), torch.randn(dims, dims)
+        a = torch.randn(dims, dims)
+        c = a + torch.randn(dims, dims)  # alike: one probe for two rows would show in both
         half = torch.arange(2 * count) % 2 == 0
         place = half.double()[:, None]
 
