@@ -75,28 +75,30 @@ class GaussianPath(nn.Module, ABC):
         """log(α_t²/σ_t²), like t."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-    def coefficients(self, quantity: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, quantity: Quantity, t: Tensor, alpha_sigma: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The (a, b) for which quantity = a x_0 + b ε, each like t.
 
         "x0": (1, 0), "eps": (0, 1), "v" of progressive distillation: (−σ, α), "velocity" dx/dt: (α', σ'),
         "score" of the conditional law: (0, −1/σ). Where α² + σ² = 1, velocity = (σ'/α) v (fm-angle).
-        """
-        return self._coefficients(quantity, t, *self.alpha_sigma(t))
 
-    def _coefficients(self, quantity: Quantity, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """`coefficients`, for α and σ that are computed already."""
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        Args:
+            alpha_sigma: those of t, where they are computed already; else they are when they are needed.
+        """
         match quantity:
             case "x0":
-                return one, zero
+                return torch.ones_like(t), torch.zeros_like(t)
             case "eps":
-                return zero, one
+                return torch.zeros_like(t), torch.ones_like(t)
+            case "velocity":
+                return self.rates(t)
+        alpha, sigma = self.alpha_sigma(t) if alpha_sigma is None else alpha_sigma
+        match quantity:
             case "v":
                 return -sigma, alpha
             case "score":
-                return zero, -1 / sigma
-            case "velocity":
-                return self.rates(t)
+                return torch.zeros_like(t), -1 / sigma
         raise ValueError(f"unknown quantity {quantity!r}: one of {', '.join(QUANTITIES)}")
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +128,11 @@ class GaussianPath(nn.Module, ABC):
             ValueError: there is no limit, as for the score from x_0 at σ = 0. (On a GPU the result is NaN or infinite.)
         """
         alpha, sigma = self.alpha_sigma(t)
-        a, b = self._coefficients(source, t, alpha, sigma)
+        a, b = self.coefficients(source, t, (alpha, sigma))
         determinant = alpha * b - sigma * a
         found = []
         for to in wanted:
-            c, d = self._coefficients(to, t, alpha, sigma)
+            c, d = self.coefficients(to, t, (alpha, sigma))
             pair = (c * b - d * a) / determinant, (alpha * d - sigma * c) / determinant
             whole = torch.isfinite(pair[0]) & torch.isfinite(pair[1])
             found.append(pair if readable(whole) and bool(whole.all()) else self._completed(source, to, t, pair, whole))
