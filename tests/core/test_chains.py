@@ -292,7 +292,6 @@ def test_ideal_networks_by_brute_force(chain):
     torch.testing.assert_close(histogram.double(), pmf.flatten(), rtol=0, atol=0.012)
 
 
-@pytest.mark.equation("def-mdlm-low-discrepancy")
 def test_low_discrepancy_times():
     torch.manual_seed(0)
     model = TokenModel(lambda x, t, y: x, (2,), Chain.uniform(3), LinearSchedule())
@@ -378,7 +377,7 @@ def test_bad_batches_are_refused():
 
 @pytest.mark.fact("M6")
 @pytest.mark.equation("mdlm-float32-race")
-def test_a_race_in_single_precision_never_draws_what_is_rare_and_ours_does():
+def test_a_race_in_single_precision_never_draws_what_is_rare():
     """δ/(e^{δ/q} − 1), δ = 2⁻²⁴, against all 2²⁴ values of a float32 uniform; `categorical` draws between
     them."""
     delta = 2.0**-24
@@ -403,6 +402,7 @@ def test_categorical_races_in_double_precision(monkeypatch):
         assert categorical(torch.full((1, 4), 0.25, dtype=dtype)).item() == 2
 
 
+@pytest.mark.equation("def-mdlm-low-discrepancy")
 def test_training_times_fill_their_intervals_evenly():
     """One in each n-th of [0, 1], and within it uniform: Kolmogorov's distance at 20,000 draws."""
     torch.manual_seed(0)

@@ -144,3 +144,12 @@ def test_the_turn_of_the_text8_run(data_home):
     stream = experiments.find("mdlm", "text8", "laptop").batches(0, 4)
     stream.windows.step = 4799
     assert [bool(next(stream)[1].any()) for _ in range(2)] == [False, True]
+
+
+def test_the_error_of_text_is_that_of_blocks_of_windows():
+    """Forty windows in ten blocks of four equal ones: the error of the mean is that of ten values."""
+    nats = lambda model, x: (torch.arange(len(x)) // 4).double()  # noqa: E731
+    lines = lambda model, labels: torch.zeros(len(labels), 64, dtype=torch.int64)  # noqa: E731
+    report = mdlm.evaluate(data.prose, nats, "bits_per_letter", None, lines)
+    found, *_ = report(experiments.find("mdlm", "prose", "laptop").model(), 40)
+    assert found.error == pytest.approx(torch.arange(10.0).std().item() / 10**0.5 / 64 / math.log(2))

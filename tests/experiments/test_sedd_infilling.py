@@ -15,7 +15,7 @@ from gmbook.laws.letters import LetterChain
 from gmbook.papers.d3pm import D3PM
 from gmbook.papers.sedd import SEDD
 
-COMPARED = (("mdlm", "short"), ("d3pm", "absorbing"), ("sedd", "absorbing"), ("sedd", "uniform"))
+COMPARED = (("mdlm", "plain"), ("d3pm", "absorbing"), ("sedd", "absorbing"), ("sedd", "uniform"))
 compared = pytest.mark.parametrize(("paper", "name"), COMPARED)
 PROSE = data.prose("train")
 CHAIN = LetterChain.fit(PROSE.tokens, 1)
@@ -23,13 +23,9 @@ KERNELS = pytest.mark.parametrize("kernel", sedd.KERNELS)
 
 
 @pytest.mark.parametrize("budget", ["laptop", "gpu"])
-def test_all_have_one_recipe_a_fifth_of_mdlm_s_steps_and_one_stream(budget, data_home):
+def test_all_have_mdlm_s_recipe_and_steps_and_one_stream(budget, data_home):
     found = [experiments.find(paper, f"text8_{name}", budget) for paper, name in COMPARED]
-    long = experiments.find("mdlm", "text8", budget).recipe
-    assert len({repr(e.recipe) for e in found}) == 1 and found[0].recipe.steps == long.steps / 5
-    assert replace(found[0].recipe, steps=1, warmup=1, ema_decay=1) == replace(long, steps=1, warmup=1, ema_decay=1)
-    recipe = found[0].recipe
-    assert 0 < recipe.warmup <= recipe.steps / 10 and 1 < 1 / (1 - recipe.ema_decay) < recipe.steps / 5
+    assert {repr(e.recipe) for e in found} == {repr(experiments.find("mdlm", "text8", budget).recipe)}
     windows = [next(e.batches(3, 4))[0] for e in found]
     assert all(torch.equal(windows[0], x) for x in windows)
     shapes = [{name: p.shape for name, p in e.model().net.named_parameters()} for e in found[:2]]

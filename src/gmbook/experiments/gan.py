@@ -131,7 +131,7 @@ EXPERIMENTS = (
             batch_size=64,
             lr=5e-4,
             betas=BETAS,
-            ema_decay=0.998,  # the average stands where the two players circle about
+            ema_decay=0.998,  # the average stands where the two players move about
         ),
         reference=REFERENCE,
         sample=sample,

@@ -103,7 +103,7 @@ def _r1(discriminator: Critic, real: Tensor, fake: Tensor, gamma: float) -> Tens
 def gradient_penalty(weight: float = 10.0) -> Penalty:
     """λ E (‖∇ℓ(x̂)‖ − 1)², x̂ uniform on the segments between real and generated points (gan-gradient-penalty).
 
-    arXiv:1704.00028. It holds the critic near Lipschitz where the optimal critic's transport runs.
+    arXiv:1704.00028. It asks for the slope of an optimal critic where its transport runs, and does not force it.
     """
     return functools.partial(_gradient_penalty, weight=weight)
 

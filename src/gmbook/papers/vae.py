@@ -212,8 +212,8 @@ class VAE(Model):
     def score_function_surrogate(self, x: Tensor, baseline: float = 0.0) -> Tensor:
         """A scalar whose gradient for the encoder is the score-function estimator (vae-score-function), for comparison.
 
-        ∇_φ E_q[f] = E_q[(f − b)∇_φ log q(z|x)] with f = log p(x, z) − log q(z|x): unbiased, and much noisier
-        (vae-gradient-variance).
+        ∇_φ E_q[f] = E_q[(f − b)∇_φ log q(z|x)] with f = log p(x, z) − log q(z|x): unbiased, and
+        noisier where f is smooth and a sum over many units, though not always (vae-gradient-variance).
         """
         mean, std = self.encode(x)
         z = self.reparametrise(mean, std).detach()

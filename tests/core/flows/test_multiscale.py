@@ -43,3 +43,12 @@ def test_split_prior_is_a_joint_gaussian():
     expected = scipy.stats.multivariate_normal([0, 0], covariance.numpy()).logpdf(z.numpy())
     torch.testing.assert_close(flow.log_prob(z).detach(), torch.from_numpy(expected), rtol=0, atol=1e-12)
     torch.testing.assert_close(flow.sample(200_000).T.cov(), covariance, rtol=0, atol=0.03)
+
+
+@pytest.mark.equation("realnvp-multiscale")
+def test_the_first_half_of_the_channels_goes_deeper():
+    inner = Scale((2, 1, 1))
+    nn.init.constant_(inner.log_scale, math.log(10.0))
+    z, log_det = Multiscale(inner)(torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1))
+    torch.testing.assert_close(z.detach().flatten(), torch.tensor([10.0, 20.0, 3.0, 4.0]))
+    assert log_det.item() == pytest.approx(2 * math.log(10.0))

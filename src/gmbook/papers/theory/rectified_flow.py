@@ -18,7 +18,7 @@ def straightness(
     """S = ∫_0^1 ‖(Z_1 − Z_0) − dZ_t/dt‖² dt of each path that starts at `noise` (rf-straightness): (B, *S) -> (B,).
 
     The mean of the velocity along a path is Z_1 − Z_0, so S is its variance, ∫ ‖dZ_t/dt‖² dt − ‖Z_1 − Z_0‖², and the
-    action is integrated together with the path. S = 0 if and only if the path is straight at constant speed, and one
+    action is integrated together with the path. S = 0 if and only if the path is straight at constant speed; then one
     Euler step is exact. Works for every `FlowMatching`, on every path and coupling.
     """
     field, ts = flow_field(flow, y), flow.times(steps)
