@@ -1,6 +1,7 @@
 """GANs, against exact finite laws, quadrature, eigenvalues, and a known ring."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -587,3 +588,8 @@ def test_a_pickled_gan_keeps_its_game_and_penalty(game, penalty):
 def test_samples_have_no_graph_and_what_the_players_see_has_one():
     model = SPECIMEN.build()
     assert not model.sample(3).requires_grad and model.generate(3).requires_grad
+
+
+def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_name():
+    page = Path(__file__).parents[2] / "chapters" / "02_gan" / "gan.md"
+    assert r"\sigma(" not in page.read_text(encoding="utf-8")

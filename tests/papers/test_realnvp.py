@@ -1,6 +1,7 @@
 """NICE and RealNVP, against Jacobians, quadrature and the entropy of a known law."""
 
 import math
+from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -240,3 +241,8 @@ def test_a_batch_of_one_has_no_variance():
     with pytest.raises(ValueError, match="larger batch"):
         model.loss(torch.randn(1, 2))
     assert model.eval().log_prob(torch.randn(1, 2)).isfinite().all()
+
+
+def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_name():
+    page = Path(__file__).parents[2] / "chapters" / "03_realnvp" / "realnvp.md"
+    assert r"\sigma(" not in page.read_text(encoding="utf-8")
