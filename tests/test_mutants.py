@@ -81,7 +81,7 @@ def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
     file = Path("core/sums.py")
     before = (home / "gmbook" / file).read_text()
     seen, unseen = mutants.mutants(before, file)
-    assert mutants.killed(seen, home, root) == "test_sums.py"
+    assert mutants.killed(seen, home, root) == "test_sums.py::test_seen"
     assert mutants.killed(unseen, home, root) == ""
     assert (home / "gmbook" / file).read_text() == before
     assert unseen.name == "core/sums.py, unseen: return 5 -> return 6"

@@ -227,7 +227,8 @@ def killed(mutant: Mutant, home: Path, root: Path = ROOT, chapters: bool = True)
             except subprocess.TimeoutExpired:
                 return f"{Path(command[-1]).name}, which does not end"
             if done.returncode:
-                return Path(command[-1]).name
+                failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py\S*)", done.stdout.decode("utf-8"), re.M)
+                return failed[1] if failed else Path(command[-1]).name
         return ""
     finally:
         target.write_text(source, encoding="utf-8")
