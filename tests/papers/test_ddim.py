@@ -232,6 +232,16 @@ def test_spread_of_samples_of_a_gaussian(eta, hat):
         assert spread.item() == pytest.approx(exact.item(), rel=4 / (2 * 100_000) ** 0.5)
 
 
+@path_cases
+@pytest.mark.equation("ddim-variance")
+def test_spread_on_every_path_from_the_width_that_it_starts_with(path):
+    """At η = 0 the sampler of N(0, std²) is one number times x: it carries σ_T, of whatever size, to the answer."""
+    std = torch.tensor(0.3, dtype=torch.float64)
+    ts = ddim.sub_sequence(path, 5)
+    end = last(ddim.trajectory(ideal(gaussian(0.3), path), path.sigma(ts[:1])[None], ts))
+    torch.testing.assert_close(ddim_theory.gaussian_std(path, std, ts), end[0, 0], rtol=1e-9, atol=0)
+
+
 @pytest.mark.equation("ddim-variance")
 def test_large_variance_is_exact_for_standard_normal_data():
     """σ² = β is the right reverse variance for N(0, I), with any number of steps."""
