@@ -1,6 +1,9 @@
 """The tool that breaks the library: it changes mathematics and nothing else, and tells a kill from a survival."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,24 @@ def test_a_mutant_that_is_seen_is_killed_and_another_survives(root, tmp_path):
     assert mutants.killed(unseen, home, root) == ""
     assert (home / "gmbook" / file).read_text() == before
     assert unseen.name == "core/sums.py, unseen: return 5 -> return 6"
+
+
+def test_what_fails_without_a_mutant_kills_nothing(root, tmp_path):
+    (root / "tests/core/test_sums.py").write_text("import gmbook.core.sums\n\ndef test_seen():\n    assert False\n")
+    home = mutants.copied(tmp_path / "copy", root)
+    seen, _ = mutants.mutants((home / "gmbook/core/sums.py").read_text(), Path("core/sums.py"))
+    with pytest.raises(RuntimeError, match="test_sums.py::test_seen fails without a mutant too"):
+        mutants.killed(seen, home, root)
+    assert "return 1" in (home / "gmbook/core/sums.py").read_text()
+
+
+def test_a_copy_finds_the_records(tmp_path):
+    """Its package looks beside src, as in a clone: without them any chapter that prints a record would "kill"."""
+    home = mutants.copied(tmp_path / "copy")
+    code = "from gmbook import experiments as e; print(e.__file__, e.record('ddpm', 'mnist', 'laptop').folder)"
+    environment = os.environ | {"PYTHONPATH": str(home)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith(str(home)) and "ddpm-mnist-laptop" in told.stdout
 
 
 def test_what_is_mutated_is_core_and_the_written_chapters_papers():

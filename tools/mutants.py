@@ -37,6 +37,7 @@ from tools.chapters import ROOT, texts
 PACKAGE = Path("src") / "gmbook"
 EQUIVALENT = Path(__file__).with_name("mutants.toml")
 SECONDS = 900  # of one stage: a mutant that never ends is killed too
+SOUND: set[tuple[str, ...]] = set()  # commands that passed without a mutant
 
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
@@ -214,24 +215,48 @@ def execute(text: Path) -> int:
     return 0
 
 
-def killed(mutant: Mutant, home: Path, root: Path = ROOT, chapters: bool = True) -> str:
-    """What kills the mutant, run in the copy `home` of src; empty if it survives."""
-    target = home / "gmbook" / mutant.file
-    source = target.read_text(encoding="utf-8")
-    target.write_text(mutated(source, mutant), encoding="utf-8")
+def copied(place: Path, root: Path = ROOT) -> Path:
+    """A copy of src below `place`, and links to all else of the clone beside it: records and data are found there."""
+    place.mkdir()
+    for path in root.iterdir():
+        if path.name != "src":
+            (place / path.name).symlink_to(path)
+    return Path(shutil.copytree(root / "src", place / "src"))
+
+
+def failure(command: list[str], home: Path, root: Path = ROOT) -> str:
+    """What fails when the command runs with the package in `home`; empty if nothing does."""
     environment = os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        for command in stages(mutant.file, root, chapters):
-            try:
-                done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                return f"{Path(command[-1]).name}, which does not end"
-            if done.returncode:
-                failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py\S*)", done.stdout.decode("utf-8"), re.M)
-                return failed[1] if failed else Path(command[-1]).name
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"{Path(command[-1]).name}, which does not end"
+    if not done.returncode:
         return ""
-    finally:
-        target.write_text(source, encoding="utf-8")
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py\S*)", done.stdout.decode("utf-8"), re.M)
+    return failed[1] if failed else Path(command[-1]).name
+
+
+def killed(mutant: Mutant, home: Path, root: Path = ROOT, chapters: bool = True) -> str:
+    """What kills the mutant, run in the copy `home` of src; empty if it survives.
+
+    Raises:
+        RuntimeError: what kills it fails without it too, and says nothing.
+    """
+    target = home / "gmbook" / mutant.file
+    source = target.read_text(encoding="utf-8")
+    for command in stages(mutant.file, root, chapters):
+        target.write_text(mutated(source, mutant), encoding="utf-8")
+        try:
+            by = failure(command, home, root)
+        finally:
+            target.write_text(source, encoding="utf-8")
+        if by:
+            if tuple(command) not in SOUND and failure(command, home, root):
+                raise RuntimeError(f"{by} fails without a mutant too: mend that first")
+            SOUND.add(tuple(command))
+            return by
+    return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -262,7 +287,7 @@ def sweep(drawn: list[Mutant], jobs: int, chapters: bool = True) -> list[Mutant]
     with tempfile.TemporaryDirectory() as place:
         homes: SimpleQueue[Path] = SimpleQueue()
         for job in range(jobs):
-            homes.put(Path(shutil.copytree(ROOT / "src", Path(place) / str(job))))
+            homes.put(copied(Path(place) / str(job)))
 
         def attempt(mutant: Mutant) -> bool:
             home, start = homes.get(), time.perf_counter()
