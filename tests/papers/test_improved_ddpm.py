@@ -412,3 +412,12 @@ def test_the_strided_model_has_all_that_the_whole_has():
         expected = measure(model)
         torch.manual_seed(0)
         torch.testing.assert_close(measure(twin), expected)
+
+
+def test_defaults():
+    """T = 1,000, the cosine schedule, λ = 0.001, ten losses of each step and a thousandth of the uniform law: §3, §4."""
+    model = ImprovedDDPM(net(4), (2,))
+    assert (model.steps, model.vlb_weight) == (1000, 0.001)
+    assert (model.importance.history, model.importance.uniform) == (10, 0.001)
+    t = model.path.times(10)
+    torch.testing.assert_close(model.path.alpha(t), TablePath(cosine_betas(1000)).alpha(t))
