@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +118,8 @@ def named(folder: Path, name: str) -> dict[str, Any]:
             spec.loader.exec_module(module)
             values[path.stem] = vars(module)[name]
     return values
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    """The defaults of a function, or of a class' constructor, by name."""
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from specimen import Specimen, token_net, tokens
+from specimen import Specimen, defaults, token_net, tokens
 from token_tools import TokenNet, entropy, exact_law, outer, random_pmf, sequences, total_variation, train
 from torch import nn
 
@@ -17,6 +17,7 @@ from gmbook.core.model import Labelled
 from gmbook.core.schedules import CosineSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
 from gmbook.networks.token_unet import TokenUNet
+from gmbook.papers import d3pm
 from gmbook.papers.d3pm import (
     D3PM,
     TruncatedLogistic,
@@ -501,3 +502,12 @@ def test_a_unet_of_tokens_trains_on_images():
         assert model.sample(2).shape == (2, 1, 8, 8)
     logits = TokenUNet(3, 5, 4, width=8)(torch.zeros(2, 3, 8, 8, dtype=torch.int64), torch.rand(2))
     assert logits.shape == (2, 3, 8, 8, 4) and not logits.any()
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2107.03006."""
+    assert {"steps": 1000}.items() <= defaults(d3pm.D3PM).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"hybrid": 0.0}.items() <= defaults(d3pm.D3PM).items()

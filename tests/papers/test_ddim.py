@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Specimen, defaults, net
 
 from gmbook.core.denoiser import Denoiser, ideal
 from gmbook.core.gaussians import GaussianMixture
@@ -385,3 +385,13 @@ def test_sampling_starts_as_wide_as_the_path_ends():
         torch.manual_seed(0)
         wide = Denoiser(lambda x, t, y: x, path, "x0", (1,)).prior(20_000).std().item()
         assert wide == pytest.approx(path.sigma(torch.tensor(path.t_max)).item(), rel=0.03)
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"eta": 0.0}.items() <= defaults(ddim.step).items()
+    assert {"eta": 0.0}.items() <= defaults(ddim.trajectory).items()
+    assert {"eta": 0.0}.items() <= defaults(ddim.sample).items()
+    assert {"power": 1.0}.items() <= defaults(ddim.sample).items()
+    assert {"power": 1.0}.items() <= defaults(ddim.invert).items()
+    assert {"eta": 0.0}.items() <= defaults(ddim.coefficients).items()
+    assert {"eta": 0.0}.items() <= defaults(ddim_theory.gaussian_std).items()

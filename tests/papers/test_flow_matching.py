@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from specimen import Returns, Specimen, net, rough, same_after_copies
+from specimen import Returns, Specimen, defaults, net, rough, same_after_copies
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -20,7 +20,7 @@ from gmbook.experiments import flow_matching as flow_experiments
 from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers import ddim, score_sde
+from gmbook.papers import ddim, flow_matching, score_sde
 from gmbook.papers.flow_matching import FlowMatching, independent, logit_normal, optimal_transport
 from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
@@ -698,3 +698,8 @@ def test_labels_reach_the_network_of_a_noisy_walk():
     model = FlowMatching(lambda x, t, y: (seen.append(y), x)[1], (2,))
     last(model.sde_trajectory(torch.zeros(3, 2), model.times(4), lambda t: t, y))
     assert len(seen) == 4 and all(torch.equal(label, y) for label in seen)
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2403.03206."""
+    assert {"mean": 0.0, "std": 1.0}.items() <= defaults(flow_matching.logit_normal).items()

@@ -8,7 +8,7 @@ import pytest
 import scipy.spatial.distance
 import scipy.stats
 import torch
-from specimen import Returns, Specimen, same_after_copies
+from specimen import Returns, Specimen, defaults, same_after_copies
 from torch import nn
 
 from gmbook.core.gaussians import GaussianMixture
@@ -593,3 +593,12 @@ def test_samples_have_no_graph_and_what_the_players_see_has_one():
 def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_name():
     page = Path(__file__).parents[2] / "chapters" / "02_gan" / "gan.md"
     assert r"\sigma(" not in page.read_text(encoding="utf-8")
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:1704.00028."""
+    assert {"weight": 10.0}.items() <= defaults(gan.gradient_penalty).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"critic_steps": 1}.items() <= defaults(gan.GAN).items()

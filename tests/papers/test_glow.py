@@ -5,7 +5,7 @@ import math
 import pytest
 import scipy.stats
 import torch
-from specimen import Specimen
+from specimen import Specimen, defaults
 from torch import nn
 
 from gmbook.core.flows.base import Compose
@@ -13,6 +13,7 @@ from gmbook.core.flows.couplings import SplitCoupling
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear
 from gmbook.core.flows.multiscale import Multiscale
 from gmbook.core.gaussians import GaussianMixture
+from gmbook.papers import glow
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised, full, plu, reverse, shuffle
 
 SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16), labels=False)
@@ -368,3 +369,12 @@ def test_attributes_and_interpolation_are_straight_in_z():
         torch.testing.assert_close(bent.interpolate(*ends, 3)[[0, 2]], ends, rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match="do not"):
         flow.attribute(x, torch.ones(500, dtype=torch.bool))
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:1807.03039, CIFAR-10."""
+    assert {"scales": 3, "steps": 32, "width": 512}.items() <= defaults(glow.Glow.on_images).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"temperature": 1.0}.items() <= defaults(glow.Glow.sample).items()

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from specimen import Returns, Specimen, net
+from specimen import Returns, Specimen, defaults, net
 from torch import nn
 
 from gmbook import data, metrics
@@ -415,9 +415,16 @@ def test_the_strided_model_has_all_that_the_whole_has():
 
 
 def test_defaults():
-    """T = 1,000, the cosine schedule, λ = 0.001, ten losses of each step and a thousandth of the uniform law: §3, §4."""
+    """T = 1,000, the cosine schedule, λ = 0.001, ten losses of each step, a thousandth of the uniform law."""
     model = ImprovedDDPM(net(4), (2,))
     assert (model.steps, model.vlb_weight) == (1000, 0.001)
     assert (model.importance.history, model.importance.uniform) == (10, 0.001)
     t = model.path.times(10)
     torch.testing.assert_close(model.path.alpha(t), TablePath(cosine_betas(1000)).alpha(t))
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2102.09672; arXiv:2102.09672 and its code."""
+    assert {"s": 0.008, "most": 0.999}.items() <= defaults(improved_ddpm.cosine_betas).items()
+    assert {"vlb_weight": 0.001, "history": 10}.items() <= defaults(improved_ddpm.ImprovedDDPM).items()
+    assert {"history": 10, "uniform": 0.001}.items() <= defaults(improved_ddpm.LossSecondMoment).items()

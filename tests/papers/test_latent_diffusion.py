@@ -5,7 +5,7 @@ import math
 import pytest
 import scipy.optimize
 import torch
-from specimen import Specimen, net
+from specimen import Specimen, defaults, net
 from torch import nn
 
 from gmbook.core.denoiser import Denoiser, Truth, ideal
@@ -22,7 +22,7 @@ from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import MLP, TimeMLP
 from gmbook.networks.transformer import DiT
 from gmbook.networks.unet import UNet
-from gmbook.papers import ddim
+from gmbook.papers import ddim, latent_diffusion
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.latent_diffusion import (
     Concatenated,
@@ -549,3 +549,15 @@ def test_without_guidance_it_is_the_condition():
     assert guided_gaussian(1.0, 0.7, 0.3, -1.0, 2.0) == pytest.approx((0.7, 0.3**0.5), abs=1e-6)
     mean, std = guided_gaussian(3.0, 1.0, 0.25, 0.0, 1.0)
     assert (round(mean, 4), round(std, 4)) == (1.5, 0.125)
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2112.10752; The authors' code."""
+    assert {"steps": 1000, "first": 0.0015, "last": 0.0195}.items() <= defaults(
+        latent_diffusion.sqrt_linear_betas
+    ).items()
+    assert {"weight": 1e-06}.items() <= defaults(latent_diffusion.KLAutoencoder).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"scale": 1.0}.items() <= defaults(latent_diffusion.LatentDiffusion).items()

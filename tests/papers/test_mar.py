@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from specimen import Specimen
+from specimen import Specimen, defaults
 from torch import nn
 
 from gmbook import metrics
@@ -16,6 +16,7 @@ from gmbook.core.gaussians import GaussianMixture, kl_normal_full
 from gmbook.core.paths import CosinePath, TablePath
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
+from gmbook.papers import mar
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.mar import (
     MAR,
@@ -797,3 +798,20 @@ def test_the_least_error_of_sixty_four_words_for_a_normal_number():
     assert math.sqrt(least) == pytest.approx(0.0253819, abs=2e-6)
     equal = min(error(h * np.arange(-31, 32), h * (np.arange(64) - 31.5))[0] for h in np.linspace(0.09, 0.12, 100))
     assert math.sqrt(equal) == pytest.approx(0.03225, abs=1e-5)
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2406.11838."""
+    assert {"least": 0.7, "std": 0.25}.items() <= defaults(mar.mask_ratios).items()
+    assert {"ratio": (0.7, 0.25)}.items() <= defaults(mar.MAR).items()
+    assert {"repeats": 4}.items() <= defaults(mar.DiffusionHead).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MAR.sample).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MAR.trajectory).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.Head.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.DiffusionHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MeanHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MixtureHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.CodebookHead.draw).items()

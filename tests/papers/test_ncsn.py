@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from specimen import Specimen, net
+from specimen import Specimen, defaults, net
 
 from gmbook import metrics
 from gmbook.core.denoiser import Truth, ideal
@@ -417,3 +417,12 @@ def test_a_guide_in_annealed_dynamics_gives_the_posterior():
     bias = 1 - 0.02 / 4 / 0.24  # of Langevin dynamics, langevin-bias
     assert x.mean().item() == pytest.approx(1.2, abs=6 * (0.24 / 20_000) ** 0.5)
     assert x.var().item() == pytest.approx(0.24 / bias, rel=6 * 0.01)
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:1907.05600; arXiv:2206.00364."""
+    assert {"sigma_max": 1.0, "sigma_min": 0.01, "levels": 10, "per_level": 100, "step": 2e-05}.items() <= defaults(
+        ncsn.NCSN
+    ).items()
+    assert {"per_level": 100, "step": 2e-05}.items() <= defaults(ncsn.annealed_langevin).items()
+    assert {"rho": 7.0}.items() <= defaults(ncsn.LevelPath.karras_times).items()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 import torch
-from specimen import Returns, Specimen
+from specimen import Returns, Specimen, defaults
 from torch import nn
 
 from gmbook.core.flows.couplings import AdditiveCoupling, AffineCoupling
@@ -14,6 +14,7 @@ from gmbook.core.flows.linear import FlowBatchNorm
 from gmbook.core.flows.multiscale import Squeeze
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.networks.mlp import MLP
+from gmbook.papers import realnvp
 from gmbook.papers.realnvp import NICE, RealNVP, ScaledTanh
 
 SPECIMEN = Specimen(lambda: RealNVP.on_vectors(2, lambda i, o: MLP(i, o, 16), layers=3, batch_norm=True), labels=False)
@@ -246,3 +247,10 @@ def test_a_batch_of_one_has_no_variance():
 def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_name():
     page = Path(__file__).parents[2] / "chapters" / "03_realnvp" / "realnvp.md"
     assert r"\sigma(" not in page.read_text(encoding="utf-8")
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:1410.8516; arXiv:1605.08803."""
+    assert {"couplings": 4}.items() <= defaults(realnvp.NICE).items()
+    assert {"per_mask": 3, "last": 4}.items() <= defaults(realnvp.multiscale).items()
+    assert {"alpha": 0.05, "levels": 256}.items() <= defaults(realnvp.RealNVP.on_images).items()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from specimen import Specimen, net, rough
+from specimen import Specimen, defaults, net, rough
 
 from gmbook.core.control import grey_basis, replace_known
 from gmbook.core.denoiser import Denoiser, ideal
@@ -599,3 +599,14 @@ def test_on_the_line_the_flow_keeps_quantiles(path):
     tight = lambda f, x, ts: dopri5(f, x, ts, 1e-9, 1e-9)  # noqa: E731
     for t, state in zip(ts[1:], tight(flow_field(ideal(law, path)), x, ts)):
         torch.testing.assert_close(quantile(state, t), quantile(x, ts[0]), rtol=0, atol=1e-6)
+
+
+def test_the_defaults_are_the_papers_constants():
+    """arXiv:2011.13456."""
+    assert {"corrections": 1, "snr": 0.16}.items() <= defaults(score_sde.predictor_corrector).items()
+    assert {"corrections": 1, "snr": 0.16}.items() <= defaults(score_sde.corrected_trajectory).items()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"noise": 1.0}.items() <= defaults(score_sde.sde_trajectory).items()
+    assert {"noise": 1.0}.items() <= defaults(score_sde.reverse_sde).items()

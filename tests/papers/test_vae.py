@@ -5,11 +5,12 @@ import math
 import pytest
 import scipy.stats
 import torch
-from specimen import Returns, Specimen
+from specimen import Returns, Specimen, defaults
 from torch import nn
 
 from gmbook.core.gaussians import kl_normal, kl_normal_full
 from gmbook.networks.mlp import MLP
+from gmbook.papers import vae
 from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
 from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
 
@@ -583,3 +584,8 @@ def test_pixels_outside_0_to_1_and_no_draws_are_refused():
     for act in (lambda: model.iwae(x, 0), lambda: model.sample(0)):
         with pytest.raises(ValueError, match="at least 1, got 0"):
             act()
+
+
+def test_what_changes_the_model_is_off_unless_asked_for():
+    assert {"beta": 1.0}.items() <= defaults(vae.VAE).items()
+    assert {"baseline": 0.0}.items() <= defaults(vae.VAE.score_function_surrogate).items()
