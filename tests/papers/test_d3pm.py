@@ -17,7 +17,6 @@ from gmbook.core.model import Labelled
 from gmbook.core.schedules import CosineSchedule, LinearSchedule
 from gmbook.core.tokens import Enumeration
 from gmbook.networks.token_unet import TokenUNet
-from gmbook.papers import d3pm
 from gmbook.papers.d3pm import (
     D3PM,
     TruncatedLogistic,
@@ -506,8 +505,8 @@ def test_a_unet_of_tokens_trains_on_images():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:2107.03006."""
-    assert {"steps": 1000}.items() <= defaults(d3pm.D3PM).items()
+    assert {"steps": 1000}.items() <= defaults(D3PM).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"hybrid": 0.0}.items() <= defaults(d3pm.D3PM).items()
+    assert {"hybrid": 0.0}.items() <= defaults(D3PM).items()

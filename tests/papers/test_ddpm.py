@@ -10,7 +10,6 @@ from gmbook.core.denoiser import Truth
 from gmbook.core.gaussians import GaussianMixture, kl_normal, log_discretised_normal
 from gmbook.core.paths import TablePath
 from gmbook.core.solvers import last
-from gmbook.papers import ddpm
 from gmbook.papers.ddpm import DDPM, linear_betas
 from gmbook.papers.theory.ddpm import gaussian_floor
 
@@ -333,11 +332,11 @@ def test_labels_reach_the_network_at_every_step_and_term():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:2006.11239."""
-    assert {"steps": 1000}.items() <= defaults(ddpm.linear_betas).items()
-    assert {"steps": 1000}.items() <= defaults(ddpm.DDPM).items()
+    assert {"steps": 1000}.items() <= defaults(linear_betas).items()
+    assert {"steps": 1000}.items() <= defaults(DDPM).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"temperature": 1.0}.items() <= defaults(ddpm.DDPM.step).items()
-    assert {"temperature": 1.0}.items() <= defaults(ddpm.DDPM.trajectory).items()
-    assert {"temperature": 1.0}.items() <= defaults(ddpm.DDPM.sample).items()
+    assert {"temperature": 1.0}.items() <= defaults(DDPM.step).items()
+    assert {"temperature": 1.0}.items() <= defaults(DDPM.trajectory).items()
+    assert {"temperature": 1.0}.items() <= defaults(DDPM.sample).items()

@@ -12,7 +12,6 @@ from gmbook.core.flows.density import StandardLogistic
 from gmbook.core.gaussians import GaussianMixture
 from gmbook.core.solvers import dopri5, euler, rk4
 from gmbook.networks.mlp import SmoothField, TimeMLP
-from gmbook.papers import ffjord
 from gmbook.papers.ffjord import CNF, FFJORD, gaussian, rademacher
 from gmbook.papers.theory.ffjord import hutchinson_variance, step_excess
 
@@ -455,9 +454,9 @@ def test_a_smooth_field_is_cheap_for_a_solver():
 
 def test_the_defaults_are_the_papers_constants():
     """The authors' code."""
-    assert {"rtol": 1e-05, "atol": 1e-05}.items() <= defaults(ffjord.CNF).items()
+    assert {"rtol": 1e-05, "atol": 1e-05}.items() <= defaults(CNF).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"kinetic": 0.0, "jacobian": 0.0}.items() <= defaults(ffjord.FFJORD).items()
-    assert {"kinetic": 0.0, "jacobian": 0.0}.items() <= defaults(ffjord.FFJORD.on_images).items()
+    assert {"kinetic": 0.0, "jacobian": 0.0}.items() <= defaults(FFJORD).items()
+    assert {"kinetic": 0.0, "jacobian": 0.0}.items() <= defaults(FFJORD.on_images).items()

@@ -20,7 +20,7 @@ from gmbook.experiments import flow_matching as flow_experiments
 from gmbook.laws import plane
 from gmbook.networks.guided import Guided
 from gmbook.networks.mlp import TimeMLP
-from gmbook.papers import ddim, flow_matching, score_sde
+from gmbook.papers import ddim, score_sde
 from gmbook.papers.flow_matching import FlowMatching, independent, logit_normal, optimal_transport
 from gmbook.papers.theory.flow_matching import conditional_velocity, gaussian_floor
 from gmbook.train import train
@@ -702,4 +702,4 @@ def test_labels_reach_the_network_of_a_noisy_walk():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:2403.03206."""
-    assert {"mean": 0.0, "std": 1.0}.items() <= defaults(flow_matching.logit_normal).items()
+    assert {"mean": 0.0, "std": 1.0}.items() <= defaults(logit_normal).items()

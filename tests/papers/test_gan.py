@@ -597,8 +597,8 @@ def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_na
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:1704.00028."""
-    assert {"weight": 10.0}.items() <= defaults(gan.gradient_penalty).items()
+    assert {"weight": 10.0}.items() <= defaults(gradient_penalty).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"critic_steps": 1}.items() <= defaults(gan.GAN).items()
+    assert {"critic_steps": 1}.items() <= defaults(GAN).items()

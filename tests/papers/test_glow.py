@@ -13,7 +13,6 @@ from gmbook.core.flows.couplings import SplitCoupling
 from gmbook.core.flows.linear import ActNorm, InvertibleLinear
 from gmbook.core.flows.multiscale import Multiscale
 from gmbook.core.gaussians import GaussianMixture
-from gmbook.papers import glow
 from gmbook.papers.glow import CouplingNet, Glow, ZeroLayer, _Normalised, full, plu, reverse, shuffle
 
 SPECIMEN = Specimen(lambda: Glow.on_vectors(2, steps=2, width=16), labels=False)
@@ -373,8 +372,8 @@ def test_attributes_and_interpolation_are_straight_in_z():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:1807.03039, CIFAR-10."""
-    assert {"scales": 3, "steps": 32, "width": 512}.items() <= defaults(glow.Glow.on_images).items()
+    assert {"scales": 3, "steps": 32, "width": 512}.items() <= defaults(Glow.on_images).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"temperature": 1.0}.items() <= defaults(glow.Glow.sample).items()
+    assert {"temperature": 1.0}.items() <= defaults(Glow.sample).items()

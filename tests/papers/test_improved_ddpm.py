@@ -425,6 +425,6 @@ def test_defaults():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:2102.09672; arXiv:2102.09672 and its code."""
-    assert {"s": 0.008, "most": 0.999}.items() <= defaults(improved_ddpm.cosine_betas).items()
-    assert {"vlb_weight": 0.001, "history": 10}.items() <= defaults(improved_ddpm.ImprovedDDPM).items()
-    assert {"history": 10, "uniform": 0.001}.items() <= defaults(improved_ddpm.LossSecondMoment).items()
+    assert {"s": 0.008, "most": 0.999}.items() <= defaults(cosine_betas).items()
+    assert {"vlb_weight": 0.001, "history": 10}.items() <= defaults(ImprovedDDPM).items()
+    assert {"history": 10, "uniform": 0.001}.items() <= defaults(LossSecondMoment).items()

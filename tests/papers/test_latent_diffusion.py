@@ -556,8 +556,8 @@ def test_the_defaults_are_the_papers_constants():
     assert {"steps": 1000, "first": 0.0015, "last": 0.0195}.items() <= defaults(
         latent_diffusion.sqrt_linear_betas
     ).items()
-    assert {"weight": 1e-06}.items() <= defaults(latent_diffusion.KLAutoencoder).items()
+    assert {"weight": 1e-06}.items() <= defaults(KLAutoencoder).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"scale": 1.0}.items() <= defaults(latent_diffusion.LatentDiffusion).items()
+    assert {"scale": 1.0}.items() <= defaults(LatentDiffusion).items()

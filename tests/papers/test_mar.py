@@ -16,7 +16,6 @@ from gmbook.core.gaussians import GaussianMixture, kl_normal_full
 from gmbook.core.paths import CosinePath, TablePath
 from gmbook.networks.mlp import MLP, AdaMLP
 from gmbook.networks.transformer import CausalTransformer, MaskedTransformer
-from gmbook.papers import mar
 from gmbook.papers.ddpm import DDPM
 from gmbook.papers.mar import (
     MAR,
@@ -802,16 +801,16 @@ def test_the_least_error_of_sixty_four_words_for_a_normal_number():
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:2406.11838."""
-    assert {"least": 0.7, "std": 0.25}.items() <= defaults(mar.mask_ratios).items()
-    assert {"ratio": (0.7, 0.25)}.items() <= defaults(mar.MAR).items()
-    assert {"repeats": 4}.items() <= defaults(mar.DiffusionHead).items()
+    assert {"least": 0.7, "std": 0.25}.items() <= defaults(mask_ratios).items()
+    assert {"ratio": (0.7, 0.25)}.items() <= defaults(MAR).items()
+    assert {"repeats": 4}.items() <= defaults(DiffusionHead).items()
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MAR.sample).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MAR.trajectory).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.Head.draw).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.DiffusionHead.draw).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MeanHead.draw).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.MixtureHead.draw).items()
-    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(mar.CodebookHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(MAR.sample).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(MAR.trajectory).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(Head.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(DiffusionHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(MeanHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(MixtureHead.draw).items()
+    assert {"scale": 1.0, "temperature": 1.0}.items() <= defaults(CodebookHead.draw).items()

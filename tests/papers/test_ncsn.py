@@ -425,4 +425,4 @@ def test_the_defaults_are_the_papers_constants():
         ncsn.NCSN
     ).items()
     assert {"per_level": 100, "step": 2e-05}.items() <= defaults(ncsn.annealed_langevin).items()
-    assert {"rho": 7.0}.items() <= defaults(ncsn.LevelPath.karras_times).items()
+    assert {"rho": 7.0}.items() <= defaults(LevelPath.karras_times).items()

@@ -251,6 +251,6 @@ def test_sigma_is_a_standard_deviation_in_the_chapter_and_the_sigmoid_has_its_na
 
 def test_the_defaults_are_the_papers_constants():
     """arXiv:1410.8516; arXiv:1605.08803."""
-    assert {"couplings": 4}.items() <= defaults(realnvp.NICE).items()
+    assert {"couplings": 4}.items() <= defaults(NICE).items()
     assert {"per_mask": 3, "last": 4}.items() <= defaults(realnvp.multiscale).items()
-    assert {"alpha": 0.05, "levels": 256}.items() <= defaults(realnvp.RealNVP.on_images).items()
+    assert {"alpha": 0.05, "levels": 256}.items() <= defaults(RealNVP.on_images).items()

@@ -10,7 +10,6 @@ from torch import nn
 
 from gmbook.core.gaussians import kl_normal, kl_normal_full
 from gmbook.networks.mlp import MLP
-from gmbook.papers import vae
 from gmbook.papers.theory.vae import linear_vae_rates, mean_field_gap
 from gmbook.papers.vae import VAE, Bernoulli, Gaussian, OptimalGaussian
 
@@ -587,5 +586,5 @@ def test_pixels_outside_0_to_1_and_no_draws_are_refused():
 
 
 def test_what_changes_the_model_is_off_unless_asked_for():
-    assert {"beta": 1.0}.items() <= defaults(vae.VAE).items()
-    assert {"baseline": 0.0}.items() <= defaults(vae.VAE.score_function_surrogate).items()
+    assert {"beta": 1.0}.items() <= defaults(VAE).items()
+    assert {"baseline": 0.0}.items() <= defaults(VAE.score_function_surrogate).items()
