@@ -71,7 +71,7 @@ test: $(READY)  ## all tests, and every notebook as a reader runs it
 	echo "make test: $$(( $$(date +%s) - start )) s in all"; exit $$status
 
 test-unit: $(READY)
-	@$(BIN)/python -m pytest tests -q -n $(JOBS) --dist loadfile --durations=5 $(PYTESTFLAGS)
+	@$(BIN)/python -m pytest tests -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=5 $(PYTESTFLAGS)
 
 # A notebook shares one kernel, so it must not be split over processes: --dist loadfile. A dead kernel would hang
 # the run: --nbval-cell-timeout. Check cells are compared with their recorded output, all others must not raise.

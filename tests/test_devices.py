@@ -169,7 +169,8 @@ def test_three_steps_of_every_experiment(paper: str, tmp_path: Path, at_home: No
             return
         beside = next(found.batches(0, 2))[1:]  # labels, where there are any: a pair of points has none
         labels = [y for y in beside if not y.is_floating_point()]
-        assert there(loaded.sample(2, *labels))
+        if paper not in LONG:  # its shorter walk stands above, and the experiment's own sampler below
+            assert there(loaded.sample(2, *labels))
         if found.sample is not None:
             assert len(found.sample(loaded, torch.tensor([0, 1]))) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -204,3 +205,12 @@ def test_one_file_may_be_read_with_weights_only_and_in_one_place():
     ):
         assert unpickles(ast.parse(line), READS_ONE_FILE), line
     assert len(unpickles(ast.parse(f"{safe}; {safe}"), READS_ONE_FILE)) == 1
+
+
+@pytest.mark.parametrize("module", ["gmbook.cli", "gmbook.course.judge"])
+def test_no_command_waits_for_what_few_need(module):
+    """Each takes half a second to two seconds to import: whoever needs one imports it where it is needed."""
+    slow = {"nbformat", "IPython", "pandas", "sklearn", "scipy.stats", "scipy.optimize", "matplotlib.pyplot", "pooch"}
+    code = f"import sys, {module}; print(*sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

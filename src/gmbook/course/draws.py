@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from gmbook.course.kit import Wrong, hold, samples
@@ -74,9 +73,11 @@ def normal_is(draws: Tensor, mean: Tensor | float, std: Tensor | float, what: st
         few, many = bool((got < want - luck).any()), bool((got > want + luck).any())
         raise Wrong(f"{what}: the variance {'differs' if few and many else 'is too small' if few else 'is too large'}.")
     if bool((std > least).all()):
+        from scipy.stats import kstest  # here: half a second that not every sheet needs
+
         unit = (draws.detach() - mean) / std
         uncorrelated(unit, what)
-        apart = max(stats.kstest(column, "norm", method="asymp").statistic for column in unit.T.numpy())
+        apart = max(kstest(column, "norm", method="asymp").statistic for column in unit.T.numpy())
         hold(apart <= FARTHEST / math.sqrt(count), f"{what}: mean and variance are right, but the law is not normal.")
 
 

@@ -6,13 +6,14 @@ import shutil
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING
 
 from gmbook.course import sheets
 from gmbook.course.process import Limits
 from gmbook.train.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 README = """# Exercises of chapter {name}
 
@@ -81,10 +82,12 @@ def solutions(sheet: sheets.Sheet, out: Path) -> str:
 
 def write_notebook(notebook: NotebookNode, sheet: sheets.Sheet, out: Path, ending: str = "") -> str:
     """Write the notebook, which names its sheet, into a new or empty folder; what to tell."""
+    from nbformat import writes
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a new folder")
     notebook.metadata["gmbook"] = {"sheet": sheet.name}
-    write_atomically(out / f"{sheet.name}{ending}.ipynb", (nbformat.writes(notebook) + "\n").encode())
+    write_atomically(out / f"{sheet.name}{ending}.ipynb", (writes(notebook) + "\n").encode())
     return f"{out}: {sheet.name}{ending}.ipynb"
 
 

@@ -24,8 +24,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import nbformat
-
 from gmbook.course import kit
 from gmbook.course.process import ANSWER, READY, RUN, Gone, Limits, Student
 
@@ -68,6 +66,8 @@ def cells(text: bytes | str) -> list[Cell]:
     try:
         read = json.loads(text)
         if "worksheets" in read:
+            import nbformat  # here: it takes longer than all else that a judge imports
+
             read = json.loads(json.dumps(nbformat.convert(nbformat.from_dict(read), 4)))
         listed = read["cells"]
     except Exception:  # nbformat's, on what only looks like a notebook, are of every kind

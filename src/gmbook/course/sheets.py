@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING
 
 from gmbook.course import kit
+
+if TYPE_CHECKING:  # its import takes seconds, and no command waits for them but those that make notebooks
+    from nbformat import NotebookNode
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 BLANK = re.compile(rf"^([ \t]*){BEGIN}[ \t]*\n(?:.*\n)*?[ \t]*{END}[ \t]*$", re.MULTILINE)
@@ -40,6 +41,8 @@ class Sheet:
 
     def source(self) -> NotebookNode:
         """The notebook with its solutions."""
+        import nbformat
+
         return nbformat.read(self.notebook, as_version=4)
 
     def student(self) -> NotebookNode:
@@ -52,12 +55,14 @@ class Sheet:
 
     def explained(self) -> NotebookNode:
         """The notebook with its solutions, a cell of explanation below each."""
+        from nbformat.v4 import new_markdown_cell
+
         notebook, cells = bare(self.source()), []
         for cell in notebook.cells:
             cells.append(cell)
             if BEGIN in cell.source:
                 cell.source, why = solution(cell.source)
-                cells.append(nbformat.v4.new_markdown_cell(f"**Why.** {why}", id=f"{cell.id}-why"))
+                cells.append(new_markdown_cell(f"**Why.** {why}", id=f"{cell.id}-why"))
         notebook.cells = cells
         return notebook
 

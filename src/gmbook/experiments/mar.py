@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from gmbook import data
@@ -74,6 +73,8 @@ def codebook(words: int = WORDS, images: int = 2000) -> Tensor:
         tokens = patches(data.scale(data.mnist("train").x[:images]))
     except FileNotFoundError:
         return torch.zeros(words, CHANNELS)
+    from sklearn.cluster import KMeans
+
     return torch.from_numpy(KMeans(words, n_init=1, max_iter=50, random_state=0).fit(tokens.numpy()).cluster_centers_)
 
 

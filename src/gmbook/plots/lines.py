@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from gmbook.core.law import Law
@@ -52,6 +51,8 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
     Less the gaps, i·gap, the i-th smallest position must be monotone in i: that is isotonic regression.
     """
+    from scipy.optimize import isotonic_regression  # here: half a second that only a picture needs
+
     order = np.argsort(positions, kind="stable")
     shifts = gap * np.arange(len(order))
     fitted = isotonic_regression(np.asarray(positions, dtype=float)[order] - shifts).x

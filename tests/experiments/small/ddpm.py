@@ -9,7 +9,7 @@ from gmbook.papers.ddpm import DDPM
 SMALL = {
     "ddpm": (
         "mnist",
-        lambda: DDPM(unet(), (1, 8, 8), levels=17),
+        lambda: DDPM(unet(), (1, 8, 8), steps=60, levels=17),
         lambda seed, size: images.image_batches(data.digits("train"), seed, size),
     )
 }
